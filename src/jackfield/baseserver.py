@@ -1,0 +1,382 @@
+"""BaseServer: the life of a drop-in server, and the loop that accepts for it.
+
+The order of things is the standard library's: ``get_request``, ``verify_request``, ``process_request``,
+``finish_request``, ``shutdown_request``, with ``handle_error``, ``handle_timeout`` and ``service_actions`` beside it.
+Whatever of these a subclass overrides is called, in every mode.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import socket as _socket_std
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
+
+from greenlet import getcurrent
+
+from .connections import Connection, Connections
+from .door import AcceptPolicy, Action, accept_batch
+from .modes import Loop, open_loop
+from .reactor import GreenThread, blocking_wait
+
+_log = logging.getLogger("jackfield.server")
+
+#: Ends of a connection that the peer made: no fault of the handler's, so no error in the log.
+PEER_LEFT = (ConnectionResetError, ConnectionAbortedError, BrokenPipeError)
+
+#: Connections taken in one go before whoever else waits has a turn.
+BUDGET = 64
+
+#: Seconds between being cut and being given up.
+CUT_SECONDS = 1.0
+
+
+def inherited(server: object, name: str, owner: type, default: Any) -> bool:
+    """True if nobody has set attribute ``name``: the server has it from ``owner``, with its first value.
+
+    By this a default that had to keep its value under the drop-in names (a backlog of 5, say) can be told from a wish.
+    """
+    if name in vars(server):
+        return False
+    for cls in type(server).__mro__:
+        if name in vars(cls):
+            return cls is owner and vars(cls)[name] == default
+    return False
+
+
+class BaseServer:
+    """Base class for server classes.
+
+    For the caller: ``__init__(server_address, RequestHandlerClass)``, ``serve_forever(poll_interval=0.5)``,
+    ``shutdown()``, ``stop(deadline=None)``, ``handle_request()``, ``fileno()``, ``connections``, ``stopping``.
+
+    May be overridden: ``server_bind()``, ``server_activate()``, ``get_request()``, ``handle_timeout()``,
+    ``verify_request(request, client_address)``, ``server_close()``, ``process_request(request, client_address)``,
+    ``shutdown_request(request)``, ``close_request(request)``, ``service_actions()``, ``handle_error(request, address)``.
+
+    Class variable: ``timeout``, the seconds that ``handle_request()`` waits for a request (None: for ever).
+    """
+
+    timeout: float | None = None
+
+    def __init__(self, server_address: Any, RequestHandlerClass: Callable[[Any, Any, Any], Any]) -> None:
+        self.server_address = server_address
+        self.RequestHandlerClass = RequestHandlerClass
+        self.__is_shut_down = threading.Event()
+        self.__stop_asked = False
+        self.__deadline: float | None = None
+        self.__loop: Loop | None = None
+        self.__serving: tuple[int, Any] | None = None
+        self.__connections = Connections()
+        self.__policy: AcceptPolicy | None = None
+        self.__resume_at = 0.0
+        self.__waits: list[Any] = []
+
+    # -- to be provided ----------------------------------------------------------------------------------------------
+
+    def server_activate(self) -> None:
+        """Called by the constructor to activate the server."""
+
+    def fileno(self) -> int:
+        """The descriptor that is readable when there is a request."""
+        raise NotImplementedError(f"{type(self).__name__} has no fileno(); derive from TCPServer or UDPServer")
+
+    def get_request(self) -> tuple[Any, Any]:
+        """The next request and its client's address. OSError where there is none."""
+        raise NotImplementedError(f"{type(self).__name__} has no get_request(); derive from TCPServer or UDPServer")
+
+    # -- serving -----------------------------------------------------------------------------------------------------
+
+    def serve_forever(self, poll_interval: float = 0.5) -> None:
+        """Serve until ``shutdown()`` or ``stop()``.
+
+        ``poll_interval`` is how often, in seconds, an overridden ``service_actions()`` is called at least; nothing else
+        ticks. In a green thread it waits cooperatively.
+        """
+        self.__is_shut_down.clear()
+        loop = open_loop()
+        try:
+            with self._listener_unblocked():
+                self.__serving = (threading.get_ident(), getcurrent())
+                self.__loop = loop
+                self._serving_begins(loop)
+                tick = poll_interval if self.__has_own("service_actions") else None
+                while not self.__stop_asked and self.fileno() >= 0:
+                    loop.turn(self.__attend(loop, tick))
+                    if self.__stop_asked:
+                        break
+                    self.service_actions()
+        finally:
+            self.__loop = self.__serving = None
+            loop.close()
+            deadline, self.__deadline = self.__deadline, None
+            try:
+                if deadline is not None:
+                    self._drain(deadline)
+            finally:
+                self._serving_ends()
+                self.__stop_asked = False
+                self.__is_shut_down.set()
+                waits, self.__waits = self.__waits, []
+                for wait in waits:
+                    wait.wake()
+
+    def _serving_begins(self, loop: Loop) -> None:
+        """A mix-in's place to tie what it runs to the loop that accepts."""
+
+    def _serving_ends(self) -> None:
+        """And to untie it."""
+
+    def _has_room(self) -> bool:
+        """False while a mix-in can take no more: clients wait in the kernel's queue then."""
+        return True
+
+    def __attend(self, loop: Loop, tick: float | None) -> float | None:
+        """Watch the listener or leave it alone for now; returns how long to wait."""
+        pause = self.__resume_at - time.monotonic() if self.__resume_at else 0.0
+        fd = self.fileno()
+        if pause > 0 or not self._has_room():
+            loop.ignore(fd)
+            return min(pause, tick) if pause > 0 and tick is not None else pause if pause > 0 else tick
+        self.__resume_at = 0.0
+        loop.watch(fd, self.__accept)
+        return tick
+
+    def __has_own(self, name: str) -> bool:
+        """True if ``name`` is not what this package made it."""
+        return getattr(getattr(self, name), "__module__", None) not in _OURS
+
+    def __accept(self) -> None:
+        if self.__has_own("_handle_request_noblock"):
+            self._handle_request_noblock()
+            return
+        if self.__policy is None:
+            self.__policy = AcceptPolicy(name=str(self.server_address))
+        # A get_request() of the user's own may block on a datagram socket, which was left blocking for the handlers.
+        careful = self.__has_own("service_actions") or (self.__has_own("get_request") and not self._accepts)
+        outcome = accept_batch(
+            self.__next_request, self.__take, self.__policy, 1 if careful else BUDGET, report=_log.warning
+        )
+        if outcome.action is Action.CLOSED:
+            self.__stop_asked = True
+            if self.fileno() >= 0:
+                _log.error("%s: the listening socket is gone (%s); serving ends", self.server_address, outcome.error)
+        elif outcome.pause:
+            self.__resume_at = time.monotonic() + outcome.pause
+
+    #: True where requests are accepted connections, False where they are datagrams.
+    _accepts: ClassVar[bool] = True
+
+    def __next_request(self) -> tuple[Any, Any]:
+        if self.__stop_asked or not self._has_room():
+            raise BlockingIOError(errno.EAGAIN, "nothing more to be taken now")
+        return self.get_request()
+
+    def _handle_request_noblock(self) -> bool:
+        """Handle one request, if there is one; False if there is none after all."""
+        try:
+            taken = self.get_request()
+        except OSError:
+            return False
+        self.__take(taken)
+        return True
+
+    def __take(self, taken: tuple[Any, Any]) -> None:
+        request, client_address = taken
+        if self._accepts:
+            self.__connections.enter(request, client_address, str(self.server_address))
+        if not self.verify_request(request, client_address):
+            self.shutdown_request(request)
+            return
+        try:
+            self.process_request(request, client_address)
+        except Exception:
+            self.handle_error(request, client_address)
+            self.shutdown_request(request)
+        except BaseException:
+            self.shutdown_request(request)
+            raise
+
+    @contextlib.contextmanager
+    def _listener_unblocked(self) -> Iterator[None]:
+        """A client may be gone again between the look and the accept (accept(2)); nobody is to wait for the next one.
+
+        Datagram sockets stay as they are: handlers send by them.
+        """
+        listener = getattr(self, "socket", None)
+        if not self._accepts or not isinstance(listener, _socket_std.socket) or listener.gettimeout() == 0.0:
+            yield
+            return
+        patience = listener.gettimeout()
+        listener.settimeout(0.0)
+        try:
+            yield
+        finally:
+            if listener.fileno() >= 0:
+                listener.settimeout(patience)
+
+    def handle_request(self) -> None:
+        """Wait for one request and handle it; ``handle_timeout()`` if ``timeout`` seconds pass without one."""
+        listener = getattr(self, "socket", None)
+        patience = listener.gettimeout() if listener is not None else None
+        if patience is None:
+            patience = self.timeout
+        elif self.timeout is not None:
+            patience = min(patience, self.timeout)
+        deadline = None if patience is None else time.monotonic() + patience
+        ready: list[bool] = []
+        loop = open_loop()
+        try:
+            with self._listener_unblocked():
+                loop.watch(self.fileno(), lambda: ready.append(True))
+                while True:
+                    left = None if deadline is None else max(0.0, deadline - time.monotonic())
+                    loop.turn(left)
+                    if ready:
+                        ready.clear()
+                        if self._handle_request_noblock() is not False or self.fileno() < 0:
+                            return
+                    if left == 0.0:
+                        self.handle_timeout()
+                        return
+        finally:
+            loop.close()
+
+    # -- stopping ----------------------------------------------------------------------------------------------------
+
+    @property
+    def stopping(self) -> bool:
+        """True once a stop was asked for: a handler with a long life ends when it sees it."""
+        return self.__stop_asked
+
+    # Programs in the wild set the standard library's private flag from a handler, for want of a stop().
+    @property
+    def __shutdown_request(self) -> bool:
+        return self.__stop_asked
+
+    @__shutdown_request.setter
+    def __shutdown_request(self, value: bool) -> None:
+        self.__stop_asked = value
+        self._wake()
+
+    def _wake(self) -> None:
+        loop = self.__loop
+        if loop is not None:
+            loop.wake()
+
+    def stop(self, deadline: float | None = None) -> None:
+        """Ask the server to stop. Returns at once; from any thread, task, handler or signal handler, any number of
+        times, before, during or after serving.
+
+        ``serve_forever()`` takes no more requests and returns. With a ``deadline``, in seconds, it first gives the
+        handlers that long to finish, then cuts the connections that are left and logs who was cut. Asked for again, the
+        earlier deadline holds.
+        """
+        if deadline is not None:
+            moment = time.monotonic() + deadline
+            self.__deadline = moment if self.__deadline is None else min(moment, self.__deadline)
+        self.__shutdown_request = True
+
+    def shutdown(self) -> None:
+        """Stop ``serve_forever()`` and wait until it has stopped.
+
+        Where waiting could not end, it is a request and returns at once: on the thread that serves (a handler of a
+        synchronous server, a signal handler), and when nobody serves; the next ``serve_forever()`` then returns at once.
+        """
+        self.__shutdown_request = True
+        serving = self.__serving
+        if serving is None:
+            return
+        thread_id, unit = serving
+        current = getcurrent()
+        if threading.get_ident() != thread_id:
+            self.__is_shut_down.wait()
+        elif isinstance(current, GreenThread) and current is not unit:
+            wait = blocking_wait()
+            self.__waits.append(wait)
+            if not self.__is_shut_down.is_set():
+                wait.wait()
+
+    def _drain(self, deadline: float) -> None:
+        """Wait for the handlers until ``deadline`` (monotonic seconds), then cut the connections that are left."""
+        if self._join_units(max(0.0, deadline - time.monotonic())):
+            return
+        left = list(self.__connections)
+        for connection in left:
+            connection.close()
+        peers = ", ".join(str(connection.peer) for connection in left[:10])
+        _log.warning("%s: cut %d connections that were still open: %s", self.server_address, len(left), peers)
+        self._cut_units()
+        self._join_units(CUT_SECONDS)
+
+    def _join_units(self, timeout: float | None) -> bool:
+        """Wait for what a mix-in runs; True when nothing runs any more."""
+        return True
+
+    def _cut_units(self) -> None:
+        """End what a mix-in runs, as far as it can be ended."""
+
+    # -- what is known -----------------------------------------------------------------------------------------------
+
+    @property
+    def connections(self) -> list[Connection]:
+        """The live connections: peer, age, bytes; ``close()`` and ``abort()`` end one."""
+        return list(self.__connections)
+
+    # -- the hooks ---------------------------------------------------------------------------------------------------
+
+    def service_actions(self) -> None:
+        """Called after each turn of the loop, at least every ``poll_interval`` seconds where it is overridden."""
+
+    def handle_timeout(self) -> None:
+        """Called when ``handle_request()`` found none within ``timeout``."""
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        """Return True if the request should be processed."""
+        return True
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Run the handler; the mix-ins run it elsewhere."""
+        self.finish_request(request, client_address)
+        self.shutdown_request(request)
+
+    def server_close(self) -> None:
+        """Called to clean up the server."""
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        """Make one instance of RequestHandlerClass, which handles the request."""
+        self.RequestHandlerClass(request, client_address, self)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Called to shut a request down and close it: the one place where a connection ends."""
+        self.close_request(request)
+
+    def close_request(self, request: Any) -> None:
+        """Called to clean up a request."""
+        self.__connections.leave(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Called, inside the ``except``, when a handler raised: logs it to ``jackfield.server``.
+
+        What the peer did by leaving is logged at debug level and without a traceback.
+        """
+        error = sys.exc_info()[1]
+        if isinstance(error, PEER_LEFT):
+            _log.debug("%s left: %s", ascii(client_address), error)
+        else:
+            _log.error("exception while serving %s", ascii(client_address), exc_info=True)
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self.server_close()
+
+
+#: Where this package's own server methods are defined.
+_OURS = (__name__, __name__.rpartition(".")[0] + ".socketserver")

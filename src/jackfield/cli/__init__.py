@@ -1,0 +1,5 @@
+"""The ``jackfield`` command."""
+
+from jackfield.cli.app import main
+
+__all__ = ["main"]

@@ -1,0 +1,112 @@
+"""argparse as the command uses it: an error is one line, and a wrong word is answered with the nearest right one."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NoReturn
+
+from jackfield.cli.text import ALWAYS, AUTO, NEVER
+from jackfield.errors import JackfieldError
+
+__all__ = ["Parser", "UsageError", "add_globals", "address", "count", "duration", "nearest"]
+
+
+class UsageError(JackfieldError):
+    """The command line cannot be meant as written; the message, one line, says what to write instead."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known word that `word` was probably meant to be, or None."""
+    import difflib  # only a mistake pays for it
+
+    return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)), None)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that raises :class:`UsageError` where argparse prints its usage and exits.
+
+    :param answers: for a flag that does not exist but that users of other servers will type: what to use instead.
+    """
+
+    def __init__(self, *args: Any, answers: Mapping[str, str] | None = None, **options: Any) -> None:
+        # Abbreviated flags would change their meaning with each flag that a later release adds.
+        options.setdefault("allow_abbrev", False)
+        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(*args, **options)
+        self.answers: Mapping[str, str] = answers or {}
+
+    def flags(self) -> list[str]:
+        """Every flag this parser knows, short and long."""
+        return [flag for action in self._actions for flag in action.option_strings]
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message.removeprefix("argument "))
+
+    def reject(self, extras: list[str]) -> NoReturn:
+        """Raise the error for arguments that nobody took; `extras` is what ``parse_known_args`` left over."""
+        flag = next((extra for extra in extras if extra.startswith("-")), None)
+        if flag is None:
+            raise UsageError(f"one argument too many: {extras[0]!r}")
+        flag = flag.partition("=")[0]
+        if answer := self.answers.get(flag):
+            raise UsageError(f"there is no {flag}: {answer}")
+        if near := nearest(flag, self.flags()):
+            raise UsageError(f"unknown flag {flag}; did you mean {near}?")
+        raise UsageError(f"unknown flag {flag}; '{self.prog} --help' lists them all")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        # argparse lists the choices; it never names the nearest (3.11-3.13).
+        if action.choices is not None and value not in action.choices:
+            near = nearest(str(value), action.choices)
+            guess = f"did you mean {near}? " if near else ""
+            listed = ", ".join(map(str, action.choices))
+            if action.dest == "command":
+                raise UsageError(f"no command {value!r}; {guess}There is: {listed}")
+            raise argparse.ArgumentError(action, f"no {value!r}; {guess}There is: {listed}")
+
+
+def add_globals(parser: argparse.ArgumentParser) -> None:
+    """The flags that may stand before or after the name of the subcommand."""
+    group = parser.add_argument_group("everywhere")
+    # SUPPRESS: a subcommand's defaults would overwrite what was given before its name.
+    quiet = argparse.SUPPRESS
+    group.add_argument("-v", "--verbose", action="count", default=quiet, help="say more; a failure shows its traceback")
+    group.add_argument("-q", "--quiet", action="store_true", default=quiet, help="say only what is wrong")
+    group.add_argument(
+        "--color", choices=(AUTO, ALWAYS, NEVER), default=quiet, metavar="WHEN", help="auto (default), always, never"
+    )
+
+
+def _typed(parse: Callable[[str], Any], text: str) -> Any:
+    """Call a parser of the library; its ValueError says what to write, and argparse would drop that text."""
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def duration(text: str) -> float:
+    """A flag's duration, ``500ms 5s 2m 1h`` or seconds, as seconds."""
+    from jackfield.config import parse_duration
+
+    seconds: float = _typed(parse_duration, text)
+    return seconds
+
+
+def address(text: str) -> Any:
+    """A flag's address, as :class:`jackfield.address.Address`."""
+    from jackfield.address import parse_address
+
+    return _typed(parse_address, text)
+
+
+def count(least: int) -> Callable[[str], int]:
+    """A flag's whole number of at least `least`."""
+
+    def parse(text: str) -> int:
+        if not (text.isascii() and text.isdigit()) or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
+        return int(text)
+
+    return parse

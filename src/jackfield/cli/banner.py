@@ -1,0 +1,97 @@
+"""What ``serve`` says once it listens: where, as what, how to stop it, and how to try it."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jackfield import __version__
+from jackfield.address import parse_address
+from jackfield.cli.text import escape, paint
+
+__all__ = ["Facts", "connect_text", "is_open_to_all"]
+
+INDENT = "  "
+WIDTH = 64
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known when the server is ready.
+
+    :param target: the handler as the user named it.
+    :param mode: how it is run.
+    :param locations: the real addresses, with real ports.
+    :param limits: each as a short text.
+    :param seconds: how long the start took.
+    """
+
+    target: str
+    mode: str
+    locations: Sequence[str]
+    limits: Sequence[str]
+    seconds: float
+    name: str | None = None
+
+    def banner(self, color: bool = False) -> str:
+        """The lines for a person, the last of which begins with "Ready"."""
+        title = paint(f"jackfield {__version__}", "bold", color)
+        head = [title, self.target, self.mode, f"Python {platform.python_version()}"]
+        lines = ["  ".join([*head, *([self.name] if self.name else [])])]
+        label = "listening"
+        for location in self.locations:
+            lines.append(f"{INDENT}{label:<9}  {paint(escape(location), 'cyan', color)}")
+            label = ""
+        limits = " · ".join(self.limits)
+        lines.append(f"{INDENT}{'limits':<9}  {limits:<{WIDTH - 14}}  pid {os.getpid()}")
+        tries = f"   Try: jackfield connect {escape(connect_text(self.locations[0]))}" if self.locations else ""
+        ready = paint(f"Ready in {self.milliseconds} ms.", "green", color)
+        lines.append(f"{ready} Ctrl-C to stop.{tries}")
+        return "\n".join(lines)
+
+    def fields(self) -> dict[str, Any]:
+        """The same for a program."""
+        return {
+            "event": "ready",
+            "version": __version__,
+            "target": self.target,
+            "mode": self.mode,
+            "name": self.name,
+            "listeners": list(self.locations),
+            "limits": list(self.limits),
+            "pid": os.getpid(),
+            "python": platform.python_version(),
+            "ready_ms": self.milliseconds,
+        }
+
+    @property
+    def milliseconds(self) -> int:
+        """How long the start took, rounded."""
+        return round(self.seconds * 1000)
+
+
+def connect_text(location: str) -> str:
+    """What to give ``jackfield connect`` to reach a listener, in its shortest form."""
+    address = parse_address(location)
+    if address.scheme not in ("tcp", "udp"):
+        return location
+    # One cannot connect to all interfaces, but to the machine that has them.
+    host = "localhost" if address.host in ("", "::", "0.0.0.0") else address.host
+    place = f"[{host}]:{address.port}" if ":" in host else f"{host}:{address.port}"
+    return place if address.scheme == "tcp" else f"{address.scheme}://{place}"
+
+
+def is_open_to_all(location: str) -> bool:
+    """Whether machines of other people may reach a listener: all interfaces, or an address that is valid worldwide."""
+    address = parse_address(location)
+    if address.is_unix or address.scheme == "fd":
+        return False
+    try:
+        host = ipaddress.ip_address(address.host.partition("%")[0] or "::")
+    except ValueError:
+        return False
+    return host.is_unspecified or host.is_global

@@ -1,0 +1,93 @@
+"""What the server says while it runs: text or JSON, one record a line, on stderr or in a file that may be rotated."""
+
+from __future__ import annotations
+
+import json
+import logging
+import logging.handlers
+import sys
+import time
+from typing import Any
+
+from jackfield.cli.text import escape, paint, wants_color
+from jackfield.errors import StartError
+
+__all__ = ["FORMATS", "LEVELS", "JsonFormatter", "TextFormatter", "set_up_logging"]
+
+LEVELS = ("debug", "info", "warning", "error", "critical")
+FORMATS = ("text", "json")
+
+_STYLE = {"warning": "yellow", "error": "red", "critical": "red", "debug": "dim"}
+
+
+class TextFormatter(logging.Formatter):
+    """``2025-01-31 12:00:00.000 warning jackfield.door: text``; a traceback on the lines below it.
+
+    Control characters are written out: what a peer sent can neither start a line of its own nor steer a terminal.
+    """
+
+    def __init__(self, color: bool = False) -> None:
+        super().__init__()
+        self._color = color
+
+    def format(self, record: logging.LogRecord) -> str:
+        level = record.levelname.lower()
+        if level in _STYLE:
+            level = paint(level, _STYLE[level], self._color)
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.created))
+        line = f"{when}.{int(record.msecs):03d} {level} {record.name}: {escape(record.getMessage())}"
+        trace = _trace(self, record)
+        return f"{line}\n{escape(trace, keep=chr(10))}" if trace else line
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object: ``time`` (UTC, RFC 3339), ``level``, ``logger``, ``message``; ``trace`` where there is one.
+
+    A record's ``fields``, a dict given as ``extra={"fields": …}``, goes in beside them.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        when = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        entry: dict[str, Any] = {
+            "time": f"{when}.{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        entry.update(getattr(record, "fields", {}))
+        if trace := _trace(self, record):
+            entry["trace"] = trace
+        # ASCII: the line then means the same to every reader, a lone surrogate of an undecodable name included.
+        return json.dumps(entry, default=str)
+
+
+def _trace(formatter: logging.Formatter, record: logging.LogRecord) -> str:
+    parts = []
+    if record.exc_info:
+        parts.append(formatter.formatException(record.exc_info))
+    if record.stack_info:
+        parts.append(formatter.formatStack(record.stack_info))
+    return "\n".join(parts)
+
+
+def set_up_logging(level: str, style: str, file: str | None, color: str) -> logging.Handler:
+    """Send the records of the whole process to stderr, or to `file`; the handler.
+
+    The file is opened for appending, and anew when it has been moved away or removed (logrotate's way).
+
+    :raises StartError: the file cannot be opened.
+    """
+    handler: logging.Handler
+    if file is None:
+        handler = logging.StreamHandler(sys.stderr)
+    else:
+        try:
+            handler = logging.handlers.WatchedFileHandler(file, encoding="utf-8", errors="backslashreplace")
+        except OSError as error:
+            raise StartError(f"cannot write the log to {file}: {error.strerror}; choose another --log-file") from error
+    colored = file is None and wants_color(sys.stderr, color)
+    handler.setFormatter(JsonFormatter() if style == "json" else TextFormatter(colored))
+    root = logging.getLogger()
+    root.addHandler(handler)
+    root.setLevel(level.upper())
+    return handler

@@ -1,0 +1,199 @@
+"""``jackfield serve [TARGET]``: serve a handler class, or the upper-case echo, until told to stop."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from jackfield.cli import exits
+from jackfield.cli.arguments import UsageError, address, count, duration
+
+if TYPE_CHECKING:
+    from jackfield.door import Listener
+    from jackfield.server import Server
+
+__all__ = ["ANSWERS", "EXAMPLES", "configure", "run"]
+
+DEFAULT_ADDRESS = "tcp://127.0.0.1:9999"
+MODES = ("auto", "serial", "thread", "process", "green", "async")
+LOOPS = ("auto", "asyncio", "uvloop")
+LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
+LOG_FORMATS = ("text", "json")
+
+EXAMPLES = """\
+examples:
+  jackfield serve                                    the upper-case echo, on green threads
+  jackfield serve -k thread -b :9999 -b udp://:9999  the same on threads, TCP and UDP, every interface
+  jackfield serve chat:Handler -b unix:chat.sock     class Handler of ./chat.py
+"""
+
+ANSWERS = {
+    "--port": "use --bind :PORT",
+    "-p": "use --bind :PORT",
+    "--host": "use --bind HOST:PORT",
+    "-H": "use --bind HOST:PORT",
+    "--uds": "use --bind unix:PATH",
+    "--fd": "use --bind fd://N",
+    "--threads": "use --max-threads N",
+    "--worker-class": "use --mode",
+    "--pythonpath": "use --app-dir",
+    "--daemon": "a service manager such as systemd does that better",
+}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``serve``."""
+    parser.add_argument(
+        "target", metavar="TARGET", nargs="?", help="module:Class of the handler; without one, the upper-case echo"
+    )
+    parser.add_argument("--factory", action="store_true", help="TARGET is a function that returns the handler class")
+    parser.add_argument("--app-dir", metavar="DIR", default=".", help="where TARGET's module is (default: here)")
+    parser.add_argument("--name", metavar="NAME", help="what the server is called in logs")
+
+    where = parser.add_argument_group("where")
+    where.add_argument(
+        "-b",
+        "--bind",
+        metavar="ADDR",
+        action="append",
+        type=address,
+        help="9999 (this machine), :9999 (every interface), tcp:// udp:// (4, 6) unix: unixgram: unixpacket: fd://N;"
+        f" may be repeated (default {DEFAULT_ADDRESS})",
+    )
+    where.add_argument(
+        "--backlog", metavar="N", type=count(1), help="connections that may wait to be accepted (default 65535)"
+    )
+    where.add_argument("--reuse-port", action="store_true", help="let other processes listen on the same port")
+
+    how = parser.add_argument_group("how")
+    how.add_argument(
+        "-k",
+        "--mode",
+        choices=MODES,
+        default="auto",
+        metavar="MODE",
+        help="serial, thread, process, green or async; auto (default): async where handle is a coroutine function, "
+        "else thread; the upper-case echo: green",
+    )
+    how.add_argument("--max-threads", metavar="N", type=count(1), help="with -k thread (default 256)")
+    how.add_argument("--max-children", metavar="N", type=count(1), help="with -k process (default 40)")
+    how.add_argument(
+        "--loop",
+        choices=LOOPS,
+        default="auto",
+        metavar="LOOP",
+        help="with -k green and async: asyncio or uvloop; auto (default) is asyncio, which Jackfield leaves idle",
+    )
+    how.add_argument(
+        "--graceful-timeout",
+        metavar="TIME",
+        type=duration,
+        default=30.0,
+        help="how long connections may take to finish when the server stops (default 30s)",
+    )
+
+    logs = parser.add_argument_group("logs")
+    logs.add_argument(
+        "--log-level", choices=LOG_LEVELS, metavar="LEVEL", help="debug, info (default), warning, error, critical"
+    )
+    logs.add_argument("--log-format", choices=LOG_FORMATS, default="text", metavar="FORMAT", help="text or json")
+    logs.add_argument("--log-file", metavar="FILE", help="instead of stderr; may be rotated away")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Serve; the exit code: 0 asked to stop and stopped, 2 the call was wrong, 3 it could not start, 130 cut short."""
+    # Imported late: `serve --help` needs none of it.
+    from jackfield.cli.logs import set_up_logging
+    from jackfield.cli.stopping import AskedToStop, StopSignals
+    from jackfield.cli.target import TargetError, check_target
+
+    if options.target is not None:
+        check_target(options.target)
+    elif options.factory:
+        raise UsageError("--factory goes with a TARGET")
+    level = options.log_level or ("debug" if options.verbose else "warning" if options.quiet else "info")
+    set_up_logging(level, options.log_format, options.log_file, options.color)
+    with contextlib.ExitStack() as stack:
+        signals = stack.enter_context(StopSignals())
+        try:
+            server, listeners = _start(options, stack)
+        except AskedToStop:
+            return exits.OK
+        except TargetError as error:
+            sys.stderr.write(error.trace)
+            raise
+        _announce(options, server, listeners)
+        return signals.serve_until_stopped(server, options.graceful_timeout)
+
+
+def _start(options: argparse.Namespace, stack: contextlib.ExitStack) -> tuple[Server, list[Listener]]:
+    """Bind, then load the target, then serve: a port in use is told before a slow application has started."""
+    from jackfield.address import parse_address
+    from jackfield.door import open_listeners
+    from jackfield.server import Server
+
+    binding: dict[str, Any] = {"reuse_port": options.reuse_port}
+    if options.backlog is not None:
+        binding["backlog"] = options.backlog
+    listeners: list[Listener] = []
+    for wanted in options.bind or [parse_address(DEFAULT_ADDRESS)]:
+        for listener in open_listeners(wanted, **binding):
+            stack.callback(listener.close)
+            listeners.append(listener)
+    handler, mode = _choose(options)
+    limits = {"max_threads": options.max_threads, "max_children": options.max_children}
+    server = Server(
+        handler,
+        *[listener.socket for listener in listeners],
+        mode=mode,
+        graceful_timeout=options.graceful_timeout,
+        name=options.name,
+        **{name: value for name, value in limits.items() if value is not None},
+    )
+    server.start()
+    return server, listeners
+
+
+def _choose(options: argparse.Namespace) -> tuple[type[Any], str]:
+    """The handler class and the mode."""
+    if options.target is None:
+        from jackfield.cli.upper import AsyncUpper, Upper
+
+        mode = "green" if options.mode == "auto" else options.mode
+        return (AsyncUpper if mode == "async" else Upper), mode
+    from jackfield.cli.target import load_target
+
+    return load_target(options.target, options.app_dir, options.factory), options.mode
+
+
+def _announce(options: argparse.Namespace, server: Server, listeners: list[Listener]) -> None:
+    import logging
+
+    from jackfield.cli.banner import Facts, is_open_to_all
+    from jackfield.cli.text import wants_color
+
+    log = logging.getLogger("jackfield.serve")
+    info = server.info()
+    locations = [listener.location for listener in listeners]
+    limits = [f"graceful {options.graceful_timeout:g}s"]
+    facts = Facts(
+        options.target or "upper-case echo",
+        info.mode,
+        locations,
+        limits,
+        time.perf_counter() - options.started,
+        options.name,
+    )
+    for location in filter(is_open_to_all, locations):
+        log.warning(
+            "%s is open to every machine that can reach this one, and nothing is encrypted; "
+            "--bind 127.0.0.1:PORT keeps it here",
+            location,
+        )
+    if options.log_format == "json" or options.log_file:
+        log.info("ready", extra={"fields": facts.fields()})
+    if options.log_format == "text" and not options.quiet:
+        print(facts.banner(wants_color(sys.stderr, options.color)), file=sys.stderr, flush=True)

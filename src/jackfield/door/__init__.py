@@ -1,0 +1,26 @@
+"""Who may come in: bound sockets, the accept policy, batches of datagrams."""
+
+from jackfield.door.accept import AcceptPolicy, Action, Outcome, accept_batch
+from jackfield.door.datagrams import Datagram, kernel_drops, receive_batch, reply_socket
+from jackfield.door.listener import Listener, open_listeners
+from jackfield.door.packetinfo import PacketInfo, enable_packet_info, is_wildcard
+from jackfield.door.peerqueue import PeerQueue
+from jackfield.door.unixpath import clear_stale_unix_path
+
+__all__ = [
+    "AcceptPolicy",
+    "Action",
+    "Datagram",
+    "Listener",
+    "Outcome",
+    "PacketInfo",
+    "PeerQueue",
+    "accept_batch",
+    "clear_stale_unix_path",
+    "enable_packet_info",
+    "is_wildcard",
+    "kernel_drops",
+    "open_listeners",
+    "receive_batch",
+    "reply_socket",
+]

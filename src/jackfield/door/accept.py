@@ -1,0 +1,231 @@
+"""What to do when accept(2) fails, decided by the error's name and nothing else; and accepting in fair batches.
+
+The loops of all modes share this: it takes errors and a clock, returns verdicts, and waits for nothing itself.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import TypeVar
+
+from jackfield.clock import MONOTONIC, Clock
+
+__all__ = ["BUDGET", "AcceptPolicy", "Action", "Outcome", "accept_batch"]
+
+T = TypeVar("T")
+
+_log = logging.getLogger("jackfield.door")
+
+BUDGET = 64
+"""Connections accepted at one go before those already accepted get their turn."""
+
+PAUSE = 0.1
+"""Seconds without accepting after a failure that will not go away at once; HAProxy, ranch and OpenSSH wait as long."""
+
+QUIET = 10.0
+"""Seconds without a failure after which an episode is over.
+
+At the limit each connection that ends frees one descriptor, so failures and successes alternate many times a second;
+were the first success the end, the log would hold two lines for each.
+"""
+
+_MOST_FAULTS_IN_A_ROW = 1024
+
+
+class Action(Enum):
+    """What an accept loop does next."""
+
+    RETRY = "again at once: one connection failed, or the batch is full and there may be more"
+    DRAINED = "nothing is waiting: come back when the listener is readable"
+    PAUSE = "out of descriptors or memory: leave the listener alone for a moment"
+    CLOSED = "the listener is no listener any more: finish"
+    UNKNOWN = "not in the table: reported; leave the listener alone for a moment"
+
+
+def _named(names: str) -> frozenset[int]:
+    """The numbers of error names; a system has its own selection of them."""
+    return frozenset(getattr(errno, name) for name in names.split() if hasattr(errno, name))
+
+
+_TABLE: tuple[tuple[Action, frozenset[int]], ...] = (
+    (Action.DRAINED, _named("EAGAIN EWOULDBLOCK")),
+    # The listener is fine, one connection is not: its peer gave up while it waited in the queue (ECONNABORTED, on BSD
+    # also ECONNRESET, ENOTCONN), a firewall forbids it (EPERM), or a network error was pending on it, which Linux
+    # hands over as accept's own (accept(2), "Error handling").  A pause here would let one peer that resets its
+    # connections early slow down all others.  EINTR says nothing at all.
+    (
+        Action.RETRY,
+        _named(
+            "ECONNABORTED ECONNRESET ENOTCONN ECONNREFUSED ETIMEDOUT EPIPE EPERM EACCES EPROTO ENOPROTOOPT EOPNOTSUPP"
+            " ENETDOWN ENETUNREACH ENETRESET EHOSTDOWN EHOSTUNREACH ENONET EINTR"
+        ),
+    ),
+    # The connection stays in the queue and the listener stays readable: a loop that goes on asks for it again and
+    # again at full speed until a descriptor is free.
+    (Action.PAUSE, _named("EMFILE ENFILE ENOBUFS ENOMEM")),
+    # Closed, shut down (EINVAL: shutdown(2) on a listening socket), or its number is another file's by now.
+    (Action.CLOSED, _named("EBADF EINVAL ENOTSOCK")),
+)
+_ACTIONS = {number: action for action, numbers in _TABLE for number in numbers}
+
+_REMEDIES = {
+    errno.EMFILE: "raise the limit with `ulimit -n` (systemd: LimitNOFILE=), or allow fewer connections",
+    errno.ENFILE: "the whole machine's table is full: raise `sysctl fs.file-max`, or find who holds so many",
+    errno.ENOBUFS: "the kernel has no memory for sockets: allow fewer connections, or see net.ipv4.tcp_mem",
+    errno.ENOMEM: "the kernel has no memory: allow fewer connections, or raise the machine's or the cgroup's limit",
+}
+
+
+@dataclass(slots=True)
+class _Episode:
+    """Failures of one kind, from the first until they have stopped for a while."""
+
+    name: str
+    began: float
+    last: float
+    count: int
+
+
+class AcceptPolicy:
+    """Sorts a listener's accept errors, and tells each trouble once when it begins and once when it is over.
+
+    :param clock: for the length of episodes.
+    :param name: of the listener, for the texts, e.g. ``tcp://127.0.0.1:9999``.
+    :param pause: seconds to leave the listener alone after a failure that will last.
+    :param quiet: seconds without a failure that end an episode.
+    """
+
+    def __init__(
+        self, clock: Clock = MONOTONIC, *, name: str = "listener", pause: float = PAUSE, quiet: float = QUIET
+    ) -> None:
+        self.name = name
+        self.pause = pause
+        self.quiet = quiet
+        self.faults = 0
+        """Connections that failed on their own before anybody had them."""
+        self.failures = 0
+        """Times that accepting failed for want of something, or for no known reason."""
+        self._clock = clock
+        self._faults_in_a_row = 0
+        self._episodes: dict[int, _Episode] = {}  # one for each errno, so at most as many as there are
+
+    def verdict(self, error: OSError) -> Action:
+        """What ``error``, raised by accept, asks for; a pure look-up."""
+        ssl = sys.modules.get("ssl")
+        if ssl is not None and isinstance(error, ssl.SSLError):
+            # A listening socket wrapped in TLS shakes hands within accept; errno is then OpenSSL's, not the system's.
+            return Action.RETRY
+        if error.errno is None:
+            return Action.DRAINED if isinstance(error, TimeoutError) else Action.UNKNOWN
+        return _ACTIONS.get(error.errno, Action.UNKNOWN)
+
+    @property
+    def in_trouble(self) -> bool:
+        """Whether an episode has begun and not been ended."""
+        return bool(self._episodes)
+
+    def begin(self, error: OSError) -> str | None:
+        """Notes a failure that asks for a pause; the text to log where it begins an episode, None where it goes on."""
+        now = self._clock.now()
+        self.failures += 1
+        number = error.errno or 0
+        episode = self._episodes.get(number)
+        if episode is not None:
+            episode.count += 1
+            episode.last = now
+            return None
+        name = errno.errorcode.get(number, type(error).__name__)
+        self._episodes[number] = _Episode(name, now, now, 1)
+        remedy = _REMEDIES.get(number, "this is not expected of accept")
+        return f"{self.name}: cannot accept, {error.strerror or error} ({name}); clients wait in the queue: {remedy}"
+
+    def end(self, *, stopping: bool = False) -> list[str]:
+        """Accepting works: the texts to log for the episodes that are over by now.
+
+        :param stopping: ends all of them, as there will be no later.
+        """
+        now = self._clock.now()
+        over = [number for number, it in self._episodes.items() if stopping or now - it.last >= self.quiet]
+        return [self._farewell(self._episodes.pop(number)) for number in over]
+
+    def _farewell(self, it: _Episode) -> str:
+        times = "once" if it.count == 1 else f"{it.count} times in {it.last - it.began:.1f} s"
+        return f"{self.name}: {it.name} on accept is over, it failed {times}"
+
+    def note_fault(self) -> bool:
+        """Counts a connection that failed on its own; False where it no longer looks like that.
+
+        An error from the table that repeats for ever would make a loop spin, whoever's fault it is: after 1,024 with
+        no connection between them it is treated as unknown.
+        """
+        self.faults += 1
+        self._faults_in_a_row += 1
+        return self._faults_in_a_row < _MOST_FAULTS_IN_A_ROW
+
+    def note_well(self) -> None:
+        """Accepting worked, or found nothing to accept."""
+        self._faults_in_a_row = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a batch ended.
+
+    :param accepted: connections that were taken.
+    :param action: what to do next.
+    :param pause: seconds until then; 0 unless the action is ``PAUSE`` or ``UNKNOWN``.
+    :param error: what ended the batch, where an error other than "nothing waiting" did.
+    """
+
+    accepted: int
+    action: Action
+    pause: float = 0.0
+    error: OSError | None = None
+
+
+def accept_batch(
+    accept: Callable[[], T],
+    take: Callable[[T], object],
+    policy: AcceptPolicy,
+    budget: int = BUDGET,
+    report: Callable[[str], object] = _log.warning,
+) -> Outcome:
+    """Accepts until nothing is waiting, something is wrong, or ``budget`` calls have been made.
+
+    :param accept: gives the next connection or raises ``OSError``; must not wait.
+    :param take: gets each connection and owns it from then on; what it raises ends the batch and is raised here.
+    :param policy: the listener's.
+    :param report: gets the lines for the log, one at the beginning and one at the end of each episode of trouble.
+    """
+    accepted = 0
+    for _ in range(budget):
+        try:
+            connection = accept()
+        except OSError as error:
+            action = policy.verdict(error)
+            if action is Action.RETRY:
+                if policy.note_fault():
+                    continue
+                policy.note_well()
+                action = Action.UNKNOWN
+            elif action is Action.DRAINED:
+                policy.note_well()
+                return Outcome(accepted, action)
+            elif action is Action.CLOSED:
+                return Outcome(accepted, action, error=error)
+            text = policy.begin(error)
+            if text is not None:
+                report(text)
+            return Outcome(accepted, action, policy.pause, error)
+        accepted += 1
+        policy.note_well()
+        if policy.in_trouble:
+            for text in policy.end():
+                report(text)
+        take(connection)
+    return Outcome(accepted, Action.RETRY)

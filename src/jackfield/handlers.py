@@ -1,0 +1,230 @@
+"""The handlers: what a user extends. One instance for each connection or datagram.
+
+Blocking-style handlers run unchanged on threads, processes and green threads; the ``Async`` ones are their twins with
+``async def`` methods, run as coroutines.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import socket as _socket_std
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Generic, TypeVar
+
+from .streams import AsyncReader, AsyncSocket, AsyncWriter
+
+ServerT = TypeVar("ServerT")
+
+if TYPE_CHECKING:
+    # For a type checker a handler is generic in its server class: ``BaseRequestHandler[MyServer]``.
+    class _OfServer(Generic[ServerT]):
+        server: ServerT
+else:
+    # At run time that would put typing.Generic among its bases, where the standard library has none: so the subscript
+    # of the base is plain ``object``, and that of a handler the handler itself.
+    _OfServer = {ServerT: object}
+
+
+class BaseRequestHandler(_OfServer[ServerT]):
+    """The base of handlers: define :meth:`handle`; :meth:`setup` and :meth:`finish` if there is something to do.
+
+    ``request`` is the connected socket, or ``(data, socket)`` for a datagram; ``client_address`` the peer; ``server``
+    the server. As in the standard library, making an instance runs it: ``setup``, ``handle``, ``finish``. ``finish`` is
+    called after a ``setup`` that failed as well, so that what it had opened is closed; the standard library skips it.
+    """
+
+    if not TYPE_CHECKING:
+
+        def __class_getitem__(cls, _):
+            return cls
+
+    def __init__(self, request: Any, client_address: Any, server: ServerT) -> None:
+        self.request = request
+        self.client_address = client_address
+        self.server = server
+        if not getattr(self, "_waits_for_server", False):
+            run_handler(self)
+
+    def setup(self) -> None:
+        """Called before ``handle``."""
+
+    def handle(self) -> None:
+        """Serve the connection or datagram; the connection is closed when this returns."""
+
+    def finish(self) -> None:
+        """Called after ``handle``, whether it raised or not."""
+
+
+def run_handler(handler: Any) -> None:
+    """``setup``, ``handle``, ``finish``: the life of a blocking-style handler, in one place."""
+    try:
+        handler.setup()
+    except BaseException:
+        # Partly set up: what finish() makes of that must not hide what went wrong.
+        with contextlib.suppress(Exception):
+            handler.finish()
+        raise
+    try:
+        handler.handle()
+    finally:
+        handler.finish()
+
+
+def serve_with(handler_class: Any, request: Any, client_address: Any, server: Any) -> None:
+    """Make a handler and run it, as the native server does: ``handle`` is called when ``__init__`` has returned.
+
+    So a subclass may prepare itself in ``__init__`` before or after it calls the base class's. Anything else that takes
+    the three arguments (a function, a ``functools.partial``) is called as in the standard library.
+    """
+    if not (isinstance(handler_class, type) and issubclass(handler_class, BaseRequestHandler)):
+        handler_class(request, client_address, server)
+        return
+    handler = handler_class.__new__(handler_class)
+    handler._waits_for_server = True
+    handler.__init__(request, client_address, server)  # type: ignore[misc]
+    run_handler(handler)
+
+
+class _SocketWriter(io.BufferedIOBase):
+    """The unbuffered ``wfile``: each write is a ``sendall``."""
+
+    def __init__(self, sock: _socket_std.socket) -> None:
+        self._sock = sock
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any, /) -> int:
+        self._sock.sendall(data)
+        with memoryview(data) as view:
+            return view.nbytes
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+
+class StreamRequestHandler(BaseRequestHandler[ServerT]):
+    """A handler with ``rfile`` and ``wfile``, files to read and write the connection by."""
+
+    #: Buffer sizes in bytes: -1 is the io module's own default, 0 unbuffered.
+    rbufsize: ClassVar[int] = -1
+    wbufsize: ClassVar[int] = 0
+    #: Seconds of patience with each call on the connection; None for ever.
+    timeout: ClassVar[float | None] = None
+    #: True sets TCP_NODELAY, so that a small write is sent at once (RFC 896 and its delays).
+    disable_nagle_algorithm: ClassVar[bool] = False
+
+    rfile: BinaryIO
+    wfile: BinaryIO
+
+    def setup(self) -> None:
+        self.connection = self.request
+        if self.timeout is not None:
+            self.connection.settimeout(self.timeout)
+        if self.disable_nagle_algorithm:
+            self.connection.setsockopt(_socket_std.IPPROTO_TCP, _socket_std.TCP_NODELAY, True)
+        self.rfile = self.connection.makefile("rb", self.rbufsize)
+        if self.wbufsize == 0:
+            self.wfile = _SocketWriter(self.connection)  # type: ignore[assignment]
+        else:
+            self.wfile = self.connection.makefile("wb", self.wbufsize)
+
+    def finish(self) -> None:
+        # Both may be missing, when setup() failed or a subclass did not call this class's.
+        wfile, rfile = getattr(self, "wfile", None), getattr(self, "rfile", None)
+        if wfile is not None and not wfile.closed:
+            with contextlib.suppress(OSError):
+                wfile.flush()  # the peer may be gone: nobody is left to tell
+        for file in (wfile, rfile):
+            if file is not None:
+                with contextlib.suppress(OSError):
+                    file.close()
+
+
+class DatagramRequestHandler(BaseRequestHandler[ServerT]):
+    """A handler with ``rfile``, the datagram, and ``wfile``, the answer, sent by ``finish`` if anything was written."""
+
+    def setup(self) -> None:
+        self.packet, self.socket = self.request
+        self.rfile = io.BytesIO(self.packet)
+        self.wfile = io.BytesIO()
+
+    def finish(self) -> None:
+        wfile = getattr(self, "wfile", None)
+        if wfile is not None and (answer := wfile.getvalue()):
+            self.socket.sendto(answer, self.client_address)
+
+
+# -- coroutines --------------------------------------------------------------------------------------------------------
+
+
+class AsyncRequestHandler(_OfServer[ServerT]):
+    """The twin of :class:`BaseRequestHandler`: ``setup``, ``handle`` and ``finish`` are coroutine functions.
+
+    ``request`` is an :class:`~jackfield.streams.AsyncSocket`, or ``(data, AsyncSocket)`` for a datagram: its waiting
+    calls are awaited (``await self.request.recv(1024)``). Making an instance runs nothing; the server awaits
+    :meth:`run`.
+    """
+
+    if not TYPE_CHECKING:
+
+        def __class_getitem__(cls, _):
+            return cls
+
+    def __init__(self, request: Any, client_address: Any, server: ServerT) -> None:
+        self.request = request
+        self.client_address = client_address
+        self.server = server
+
+    async def run(self) -> None:
+        """``setup``, ``handle``, ``finish``: the life of the handler."""
+        try:
+            await self.setup()
+        except BaseException:
+            with contextlib.suppress(Exception):
+                await self.finish()
+            raise
+        try:
+            await self.handle()
+        finally:
+            await self.finish()
+
+    async def setup(self) -> None:
+        """Awaited before ``handle``."""
+
+    async def handle(self) -> None:
+        """Serve the connection or datagram; the connection is closed when this returns."""
+
+    async def finish(self) -> None:
+        """Awaited after ``handle``, whether it raised or not."""
+
+
+class AsyncStreamRequestHandler(AsyncRequestHandler[ServerT]):
+    """The twin of :class:`StreamRequestHandler`: ``await self.rfile.readline()``, ``await self.wfile.write(data)``."""
+
+    #: Bytes that ``rfile`` buffers at most while it looks for the end of a line.
+    limit: ClassVar[int] = 65536
+    disable_nagle_algorithm: ClassVar[bool] = False
+
+    request: AsyncSocket
+
+    async def setup(self) -> None:
+        self.connection = self.request
+        if self.disable_nagle_algorithm:
+            self.connection.setsockopt(_socket_std.IPPROTO_TCP, _socket_std.TCP_NODELAY, True)
+        self.rfile = AsyncReader(self.request, self.limit)
+        self.wfile = AsyncWriter(self.request)
+
+
+class AsyncDatagramRequestHandler(AsyncRequestHandler[ServerT]):
+    """The twin of :class:`DatagramRequestHandler`: ``packet``, and ``wfile`` to write the answer to (not awaited)."""
+
+    async def setup(self) -> None:
+        self.packet, self.socket = self.request
+        self.rfile = io.BytesIO(self.packet)
+        self.wfile = io.BytesIO()
+
+    async def finish(self) -> None:
+        wfile = getattr(self, "wfile", None)
+        if wfile is not None and (answer := wfile.getvalue()):
+            await self.socket.sendto(answer, self.client_address)

@@ -1,0 +1,26 @@
+"""How one admitted connection is run: serial, thread, process, green, async; one file each, one face."""
+
+from .datagrams import AsyncCrew, Crew
+from .greens import Greens
+from .loops import GreenLoop, Loop, PollLoop, open_loop
+from .processes import Processes
+from .serial import Serial
+from .tasks import Tasks
+from .threads import Threads
+from .units import Mode, Units
+
+__all__ = [
+    "AsyncCrew",
+    "Crew",
+    "GreenLoop",
+    "Greens",
+    "Loop",
+    "Mode",
+    "PollLoop",
+    "Processes",
+    "Serial",
+    "Tasks",
+    "Threads",
+    "Units",
+    "open_loop",
+]

@@ -1,0 +1,170 @@
+"""Processes: one forked process for each unit."""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from .loops import Loop
+from .units import Units
+
+_log = logging.getLogger("jackfield.process")
+
+
+class Processes(Units[int]):
+    """At most ``limit`` children at once.
+
+    Each child is waited for by its own pid and never by ``waitpid(-1)``, which would take the exit codes of children
+    that the application started. It is reaped as soon as it ends: its pidfd becomes readable then (pidfd_open(2)), and
+    the loop that accepts watches it. Without pidfds (before Linux 5.3, other systems) :meth:`reap` looks when called.
+    """
+
+    def __init__(self, limit: int | None = None, loop: Loop | None = None) -> None:
+        super().__init__(limit)
+        self._loop = loop
+        self._pidfds: dict[int, int] = {}
+        #: Run in the child before the work: to close what it must not hold, such as the listeners.
+        self.in_child: Callable[[], object] | None = None
+        #: Called with each pid that was reaped.
+        self.on_reaped: Callable[[int], object] | None = None
+
+    def start(self, work: Callable[..., Any], *args: Any) -> None:
+        self.fork(work, args)
+
+    def fork(self, work: Callable[..., Any], args: tuple[Any, ...] = ()) -> int:
+        """Run ``work(*args)`` in a child and return its pid. The child's exit code is 0, or 1 if the work raised."""
+        for stream in (sys.stdout, sys.stderr):
+            # What is in a buffer at the fork is written twice, once by each process.
+            try:
+                stream.flush()
+            except (AttributeError, OSError, ValueError):
+                pass
+        pid = os.fork()
+        if pid == 0:
+            self._child(work, args)
+        self.watch(pid)
+        return pid
+
+    def watch(self, pid: int) -> None:
+        """Count ``pid``, a child of this process, among the units."""
+        self.add(pid)
+        self._watch_pidfd(pid)
+
+    def _watch_pidfd(self, pid: int) -> None:
+        if self._loop is not None and hasattr(os, "pidfd_open"):
+            try:
+                pidfd = os.pidfd_open(pid)
+            except OSError:
+                return
+            self._pidfds[pid] = pidfd
+            self._loop.watch(pidfd, lambda: self._reap_one(pid))
+
+    def watch_on(self, loop: Loop | None) -> None:
+        """Children are reaped by ``loop`` from now on; None: no longer by any."""
+        for pidfd in self._pidfds.values():
+            if self._loop is not None:
+                self._loop.ignore(pidfd)
+            os.close(pidfd)
+        self._pidfds.clear()
+        self._loop = loop
+        for pid in self:
+            self._watch_pidfd(pid)
+
+    def _child(self, work: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        status = 1
+        try:
+            if self.in_child is not None:
+                self.in_child()
+            work(*args)
+            status = 0
+        except SystemExit as leaving:
+            status = leaving.code if isinstance(leaving.code, int) else 0 if leaving.code is None else 1
+        except BaseException:
+            _log.error("a handler's process failed", exc_info=True)
+        finally:
+            try:
+                for stream in (sys.stdout, sys.stderr):
+                    stream.flush()
+            finally:
+                # Not sys.exit: the parent's clean-up (atexit, open files, other threads' locks) is not the child's.
+                os._exit(status & 0xFF)
+
+    # -- reaping -----------------------------------------------------------------------------------------------------
+
+    def reap(self) -> None:
+        """Take the exit codes of those that have ended."""
+        for pid in self:
+            self._reap_one(pid)
+
+    def _reap_one(self, pid: int, options: int = os.WNOHANG) -> bool:
+        try:
+            reaped, _ = os.waitpid(pid, options)
+        except ChildProcessError:
+            reaped = pid  # somebody else waited for it, e.g. with SIGCHLD ignored
+        if reaped != pid:
+            return False
+        pidfd = self._pidfds.pop(pid, None)
+        if pidfd is not None:
+            if self._loop is not None:
+                self._loop.ignore(pidfd)
+            os.close(pidfd)
+        self.ended(pid)
+        if self.on_reaped is not None:
+            self.on_reaped(pid)
+        return True
+
+    def join(self, timeout: float | None = None) -> bool:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        for pid in self:
+            if deadline is None:
+                self._reap_one(pid, 0)
+            elif not self._reap_by(pid, deadline):
+                return False
+        return True
+
+    def _reap_by(self, pid: int, deadline: float) -> bool:
+        pidfd = self._pidfds.get(pid)
+        pause = 0.001
+        while not self._reap_one(pid):
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            if pidfd is not None:
+                poll = select.poll()
+                poll.register(pidfd, select.POLLIN)
+                poll.poll(int(left * 1000 + 0.999))
+            else:
+                time.sleep(min(left, pause))
+                pause = min(2 * pause, 0.05)
+        return True
+
+    def cut(self) -> None:
+        for pid in self:
+            try:
+                os.kill(pid, signal.SIGTERM)
+            except ProcessLookupError:
+                pass
+
+    def kill(self) -> None:
+        """SIGKILL to those that did not take ``cut()``'s hint."""
+        for pid in self:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+
+    def forget(self) -> None:
+        """In a child: the parent's children are not its own."""
+        for pidfd in self._pidfds.values():
+            os.close(pidfd)
+        self._pidfds.clear()
+        self._live.clear()
+
+    def close(self) -> None:
+        self.reap()

@@ -1,0 +1,110 @@
+"""What every mode shares: the units that run, how many there may be, and waiting for them to end."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, Generic, Protocol, TypeVar
+
+from ..reactor import blocking_wait
+
+U = TypeVar("U")
+
+
+class Mode(Protocol):
+    """A way to run admitted work: each call of :meth:`start` is one unit (a thread, a process, a green thread …)."""
+
+    #: Called, from any thread, when a unit ended and there was no room before.
+    on_room: Callable[[], object] | None
+    #: Called, from any thread, when the last unit ended.
+    on_idle: Callable[[], object] | None
+    limit: int | None
+
+    @property
+    def live(self) -> int:
+        """Units that run."""
+        ...
+
+    @property
+    def full(self) -> bool:
+        """No room for another; whoever accepts waits for ``on_room``."""
+        ...
+
+    def start(self, work: Callable[..., Any], *args: Any) -> None:
+        """Run ``work(*args)`` as a unit. OSError or RuntimeError when the system gives none (threads, processes)."""
+        ...
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait until no unit runs; False if ``timeout`` seconds pass first. From blocking-style code."""
+        ...
+
+    def cut(self) -> None:
+        """End what can be ended from outside. A thread cannot: its connection is shut down by whoever owns that."""
+        ...
+
+    def close(self) -> None:
+        """Give back what the mode itself holds, once its units have ended."""
+        ...
+
+
+class Units(Generic[U]):
+    """The live units of one mode. Adding and removing cost the same however many there are."""
+
+    def __init__(self, limit: int | None = None) -> None:
+        self.limit = limit
+        self.on_room: Callable[[], object] | None = None
+        self.on_idle: Callable[[], object] | None = None
+        self._live: set[U] = set()
+        self._lock = threading.Lock()
+        self._waits: list[Any] = []
+
+    @property
+    def live(self) -> int:
+        return len(self._live)
+
+    @property
+    def full(self) -> bool:
+        return self.limit is not None and len(self._live) >= self.limit
+
+    def __iter__(self) -> Any:
+        with self._lock:
+            return iter(list(self._live))
+
+    def add(self, unit: U) -> None:
+        with self._lock:
+            self._live.add(unit)
+
+    def ended(self, unit: U) -> None:
+        """Called by the unit itself, as the last thing it does."""
+        waits: list[Any] = []
+        with self._lock:
+            was_full = self.full
+            self._live.discard(unit)
+            idle = not self._live
+            if idle:
+                waits, self._waits = self._waits, []
+        for wait in waits:
+            wait.wake()
+        if idle and self.on_idle is not None:
+            self.on_idle()
+        if was_full and self.on_room is not None:
+            self.on_room()
+
+    def join(self, timeout: float | None = None) -> bool:
+        wait = blocking_wait()
+        with self._lock:
+            if not self._live:
+                return True
+            self._waits.append(wait)
+        try:
+            return wait.wait(timeout)
+        finally:
+            with self._lock:
+                if wait in self._waits:
+                    self._waits.remove(wait)
+
+    def cut(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass

@@ -1,0 +1,406 @@
+"""The cooperative socket: in a plain thread the standard library's socket, in a green thread one that switches.
+
+Three facts carry the design:
+
+- A green thread passes ``MSG_DONTWAIT`` with each call, so the descriptor itself can stay blocking and a plain thread
+  that is handed the socket finds it as it expects it (recv(2), send(2)).
+- ``accept``, ``connect``, ``sendfile`` and ``splice`` know no such flag, and CPython's timeouts are a poll(2) inside
+  the call; where a green thread meets one of these the socket is *switched* once: non-blocking below, while
+  ``gettimeout()`` keeps what was set. A plain thread that uses a switched socket waits by poll(2) around the call.
+- A timeout is the socket's patience with one call; for ``sendall`` with all of it, as in CPython since 3.5.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket as _socket_std
+from _socket import socket as _Raw
+from collections.abc import Callable
+from time import monotonic
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from greenlet import getcurrent
+
+from ..errors import MisuseError
+from .bridges import ready_now
+from .greens import GreenThread
+
+if TYPE_CHECKING:
+    from collections.abc import Buffer  # type: ignore[attr-defined]
+
+    from .poller import Channel, Poller
+
+T = TypeVar("T")
+
+DONTWAIT: int = getattr(_socket_std, "MSG_DONTWAIT", 0)
+WAITALL: int = getattr(_socket_std, "MSG_WAITALL", 0)
+PEEK: int = getattr(_socket_std, "MSG_PEEK", 0)
+
+#: Operations in a row that may succeed without waiting before the others have their turn. A peer that always has data
+#: would otherwise keep its green thread running for ever.
+STREAK = 64
+
+_recv = _Raw.recv
+_recv_into = _Raw.recv_into
+_send = _Raw.send
+_family = _Raw.family.__get__  # type: ignore[attr-defined]
+_type = _Raw.type.__get__  # type: ignore[attr-defined]
+_INTERNET = (_socket_std.AF_INET, _socket_std.AF_INET6)
+
+
+class CooperativeSocket(_socket_std.socket):
+    """What the drop-in ``socket`` class does differently from its base: how it waits, and what it counts."""
+
+    __slots__ = ("_channel", "_patience", "_registered", "_short_is_empty", "_switched", "received", "sent")
+
+    def __init__(self, family: int = -1, type: int = -1, proto: int = -1, fileno: int | None = None) -> None:
+        super().__init__(family, type, proto, fileno)
+        #: Bytes taken from the kernel and given to it so far.
+        self.received = 0
+        self.sent = 0
+        self._patience: float | None = _Raw.gettimeout(self)
+        self._switched = False
+        self._short_is_empty = False
+        #: The channel, when a green thread may use it without another thought; and the channel to give back at the end.
+        self._channel: Channel | None = None
+        self._registered: Channel | None = None
+
+    # -- patience ----------------------------------------------------------------------------------------------------
+
+    def settimeout(self, value: float | None, /) -> None:
+        try:
+            _Raw.settimeout(self, value)
+        finally:
+            # CPython stores the timeout before the system call that may fail.
+            self._patience = _Raw.gettimeout(self)
+            self._switched = False
+            self._channel = None
+
+    def gettimeout(self) -> float | None:
+        return self._patience
+
+    @property
+    def timeout(self) -> float | None:  # type: ignore[override]
+        return self._patience
+
+    def setblocking(self, flag: bool, /) -> None:
+        self.settimeout(None if flag else 0.0)
+
+    def getblocking(self) -> bool:
+        return self._patience != 0.0
+
+    def _deadline(self) -> float | None:
+        return None if self._patience is None else monotonic() + self._patience
+
+    # -- waiting -----------------------------------------------------------------------------------------------------
+
+    def _switch(self) -> None:
+        """Non-blocking below; the patience stays."""
+        if not self._switched and self._patience != 0.0:
+            _Raw.settimeout(self, 0.0)
+            self._switched = True
+
+    def _join(self, poller: Poller) -> Channel | None:
+        """The channel by which to wait for this socket in ``poller``; None for a non-blocking one, which never waits."""
+        if self._channel is not None and self._channel.poller is poller:
+            return self._channel
+        if self._patience == 0.0:
+            return None
+        fd = self.fileno()
+        if fd < 0:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        old = self._registered
+        if old is not None and old.poller is not None and old.poller is not poller:
+            for other in (old.reader, old.writer):
+                if other is not None:
+                    raise MisuseError(
+                        f"this thread would use a socket on which {other!r} of another thread waits; "
+                        "keep a connection on one thread, or hand it over when nobody waits on it"
+                    )
+            old.poller.forget(old)
+        fresh = fd not in poller.channels
+        channel = old if old is not None and old.poller is not None else poller.register(fd)
+        if self._patience is not None:
+            self._switch()
+        # Stream sockets of the internet: a short read has emptied the buffer. Others stop at a record, at passed
+        # descriptors or at a change of credentials (unix(7)), with more behind it.
+        self._short_is_empty = _type(self) == _socket_std.SOCK_STREAM and _family(self) in _INTERNET
+        if fresh and self._short_is_empty:
+            # Registering reports what is there already as an edge of its own, so there is no need to try first.
+            channel.readable = False
+        self._registered = self._channel = channel
+        return channel
+
+    def _wait_readable(self, channel: Channel, green: GreenThread, deadline: float | None) -> None:
+        channel.claim_reader(green)
+        try:
+            if not green.park(deadline):
+                raise TimeoutError("timed out")
+        finally:
+            if channel.reader is green:
+                channel.reader = None
+
+    def _wait_writable(self, channel: Channel, green: GreenThread, deadline: float | None) -> None:
+        channel.claim_writer(green)
+        try:
+            if not green.park(deadline):
+                raise TimeoutError("timed out")
+        finally:
+            if channel.writer is green:
+                channel.writer = None
+
+    def _attempt(
+        self, operation: Callable[[int], T], flags: int = 0, *, reading: bool, deadline: float | None = None
+    ) -> T:
+        """``operation(flags)`` until it no longer says EAGAIN, waiting as whoever calls has to wait.
+
+        ``deadline`` (monotonic seconds) replaces the socket's patience where several calls share one.
+        """
+        green = getcurrent()
+        if self._patience == 0.0 or (flags & DONTWAIT and self._patience is None):
+            return operation(flags)
+        channel = self._join(green.reactor.poller) if isinstance(green, GreenThread) else None
+        if channel is None and not self._switched:
+            return operation(flags)
+        if deadline is None:
+            deadline = self._deadline()
+        while True:
+            try:
+                if channel is None or (channel.readable if reading else channel.writable):
+                    result = operation(flags | DONTWAIT)
+                    if channel is not None:
+                        channel.streak += 1
+                        if channel.streak >= STREAK:
+                            channel.streak = 0
+                            green.pass_turn()  # type: ignore[attr-defined]
+                    return result
+            except BlockingIOError:
+                pass
+            if channel is None:
+                self._wait_in_thread(reading, deadline)
+            elif reading:
+                channel.readable = False
+                self._wait_readable(channel, green, deadline)  # type: ignore[arg-type]
+            else:
+                channel.writable = False
+                self._wait_writable(channel, green, deadline)  # type: ignore[arg-type]
+
+    def _wait_in_thread(self, reading: bool, deadline: float | None) -> None:
+        """A plain thread on a switched socket."""
+        fd = self.fileno()
+        if fd < 0:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        if not ready_now(fd, None if deadline is None else deadline - monotonic(), reading=reading):
+            raise TimeoutError("timed out")
+
+    # -- receiving ---------------------------------------------------------------------------------------------------
+
+    def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
+        green = getcurrent()
+        if green.__class__ is not GreenThread and not self._switched:
+            data = _recv(self, bufsize, flags)
+            self.received += len(data)
+            return data
+        if green.__class__ is not GreenThread or flags:
+            return self._recv_otherwise(bufsize, flags)
+        channel = self._channel
+        if channel is None or channel.poller is not green.reactor.poller:
+            channel = self._join(green.reactor.poller)
+            if channel is None:
+                return self._recv_otherwise(bufsize, flags)
+        deadline = None if self._patience is None else monotonic() + self._patience
+        while True:
+            if channel.readable:
+                try:
+                    data = _recv(self, bufsize, DONTWAIT)
+                except BlockingIOError:
+                    channel.readable = False
+                else:
+                    taken = len(data)
+                    self.received += taken
+                    if taken < bufsize:
+                        if self._short_is_empty:
+                            channel.readable = channel.hangup
+                    else:
+                        channel.streak += 1
+                        if channel.streak >= STREAK:
+                            channel.streak = 0
+                            green.pass_turn()
+                    return data
+            elif bufsize <= 0:
+                return _recv(self, bufsize, DONTWAIT)  # nothing to wait for: CPython answers or refuses at once
+            if deadline is None and channel.reader is None:
+                # The way of nearly every message, written out: park without a deadline.
+                channel.reader = green
+                try:
+                    green.hub.switch()
+                except BaseException:
+                    if channel.reader is green:
+                        channel.reader = None
+                    raise
+            else:
+                self._wait_readable(channel, green, deadline)
+
+    def _recv_otherwise(self, bufsize: int, flags: int) -> bytes:
+        if flags & WAITALL and not flags & (PEEK | DONTWAIT) and isinstance(getcurrent(), GreenThread):
+            data = bytearray(bufsize)
+            return bytes(memoryview(data)[: self._recv_all_into(memoryview(data), flags)])
+        data_read = self._attempt(lambda f: _recv(self, bufsize, f), flags, reading=True)
+        self.received += len(data_read)
+        return data_read
+
+    def recv_into(self, buffer: Buffer, nbytes: int = 0, flags: int = 0) -> int:
+        if flags & WAITALL and not flags & (PEEK | DONTWAIT) and isinstance(getcurrent(), GreenThread):
+            view = memoryview(buffer).cast("B")
+            return self._recv_all_into(view[:nbytes] if nbytes else view, flags)
+        taken = self._attempt(lambda f: _recv_into(self, buffer, nbytes, f), flags, reading=True)
+        self.received += taken
+        return taken
+
+    def _recv_all_into(self, view: memoryview, flags: int) -> int:
+        """MSG_WAITALL for a green thread: the kernel does not wait for all where it may not wait at all."""
+        total, deadline = 0, self._deadline()
+        while total < len(view):
+            rest = view[total:]
+            taken = self._attempt(
+                lambda f, rest=rest: _recv_into(self, rest, 0, f),  # type: ignore[misc]
+                flags & ~WAITALL, reading=True, deadline=deadline,
+            )  # fmt: skip
+            if not taken:
+                break
+            total += taken
+            self.received += taken
+        return total
+
+    def recvfrom(self, bufsize: int, flags: int = 0, /) -> tuple[bytes, Any]:
+        result = self._attempt(lambda f: _Raw.recvfrom(self, bufsize, f), flags, reading=True)
+        self.received += len(result[0])
+        return result
+
+    def recvfrom_into(self, buffer: Buffer, nbytes: int = 0, flags: int = 0) -> tuple[int, Any]:
+        result = self._attempt(lambda f: _Raw.recvfrom_into(self, buffer, nbytes, f), flags, reading=True)
+        self.received += result[0]
+        return result
+
+    def recvmsg(self, bufsize: int, ancbufsize: int = 0, flags: int = 0, /) -> tuple[bytes, list[Any], int, Any]:
+        result = self._attempt(lambda f: _Raw.recvmsg(self, bufsize, ancbufsize, f), flags, reading=True)
+        self.received += len(result[0])
+        return result
+
+    def recvmsg_into(self, buffers: Any, ancbufsize: int = 0, flags: int = 0, /) -> tuple[int, list[Any], int, Any]:
+        # The buffers may come from an iterator, which a second attempt would find empty.
+        buffers = list(buffers)
+        result = self._attempt(lambda f: _Raw.recvmsg_into(self, buffers, ancbufsize, f), flags, reading=True)
+        self.received += result[0]
+        return result
+
+    # -- sending -----------------------------------------------------------------------------------------------------
+
+    def send(self, data: Buffer, flags: int = 0, /) -> int:
+        if self._patience is None and not flags and _type(self) == _socket_std.SOCK_STREAM and self._waits_itself():
+            # send(2): a blocking send on a stream returns when the kernel has taken all of it.
+            return self._send_through(data, flags, None)
+        taken = self._attempt(lambda f: _send(self, data, f), flags, reading=False)
+        self.sent += taken
+        return taken
+
+    def sendall(self, data: Buffer, flags: int = 0, /) -> None:
+        """Send all of ``data``, or raise; the exception's ``bytes_sent`` tells how much the kernel had taken."""
+        green = getcurrent()
+        if green.__class__ is GreenThread and data.__class__ is bytes:
+            # The way of nearly every answer, written out: all of it fits the kernel's buffer at once.
+            channel = self._channel
+            if channel is not None and channel.poller is green.reactor.poller and channel.writable:
+                try:
+                    taken = _send(self, data, flags | DONTWAIT)
+                except BlockingIOError:
+                    channel.writable = False
+                else:
+                    self.sent += taken
+                    if taken == len(data):
+                        channel.streak += 1
+                        if channel.streak >= STREAK:
+                            channel.streak = 0
+                            green.pass_turn()
+                        return
+                    channel.writable = False
+                    data = memoryview(data)[taken:]
+                    try:
+                        self._send_through(data, flags, self._deadline())
+                    except OSError as error:
+                        error.bytes_sent += taken  # type: ignore[attr-defined]
+                        raise
+                    return
+        self._send_through(data, flags, self._deadline() if self._patience else None)
+
+    def _waits_itself(self) -> bool:
+        return self._switched or isinstance(getcurrent(), GreenThread)
+
+    def _send_through(self, data: Buffer, flags: int, deadline: float | None) -> int:
+        if isinstance(data, memoryview) and not data.contiguous:
+            _send(self, data, flags | DONTWAIT)  # raises CPython's own BufferError
+        with memoryview(data) as whole, whole.cast("B") as view:
+            size, total = len(view), 0
+            try:
+                while True:
+                    with view[total:] as rest:
+                        taken = self._send_part(rest, flags, deadline)
+                    total += taken
+                    self.sent += taken
+                    if total >= size:
+                        return total
+                    if deadline is not None and monotonic() >= deadline:
+                        raise TimeoutError("timed out")
+            except OSError as error:
+                error.bytes_sent = total  # type: ignore[attr-defined]
+                raise
+
+    def _send_part(self, rest: memoryview, flags: int, deadline: float | None) -> int:
+        if deadline is not None and not self._waits_itself():
+            # CPython grants each call the whole timeout; the deadline is for all of them.
+            self._wait_in_thread(False, deadline)
+            return _send(self, rest, flags | DONTWAIT)
+        return self._attempt(lambda f: _send(self, rest, f), flags, reading=False, deadline=deadline)
+
+    def sendto(self, data: Buffer, *args: Any) -> int:  # type: ignore[override]
+        # sendto(data, address) or sendto(data, flags, address), as the standard library has it.
+        flags = args[0] if len(args) == 2 and isinstance(args[0], int) else 0
+        if len(args) not in (1, 2) or (len(args) == 2 and not isinstance(args[0], int)):
+            return _Raw.sendto(self, data, *args)  # raises the standard library's own TypeError
+        address = self._resolved(args[-1])
+        taken = self._attempt(lambda f: _Raw.sendto(self, data, f, address), flags, reading=False)
+        self.sent += taken
+        return taken
+
+    def sendmsg(self, buffers: Any, ancdata: Any = (), flags: int = 0, address: Any = None, /) -> int:  # type: ignore[override]
+        # As with recvmsg_into: both may be iterators.
+        buffers, ancdata = list(buffers), list(ancdata)
+        if address is not None:
+            address = self._resolved(address)
+            taken = self._attempt(lambda f: _Raw.sendmsg(self, buffers, ancdata, f, address), flags, reading=False)
+        else:
+            taken = self._attempt(lambda f: _Raw.sendmsg(self, buffers, ancdata, f), flags, reading=False)
+        self.sent += taken
+        return taken
+
+    # -- names -------------------------------------------------------------------------------------------------------
+
+    def _resolved(self, address: Any) -> Any:
+        """``address`` with its host name looked up, so that no call of the kernel's has to: see ``socket.py``."""
+        return address
+
+    # -- the end -----------------------------------------------------------------------------------------------------
+
+    def _forget(self) -> None:
+        channel, self._registered, self._channel = self._registered, None, None
+        if channel is not None and channel.poller is not None:
+            channel.poller.forget(channel)
+
+    def _real_close(self) -> None:  # type: ignore[override]
+        self._forget()
+        super()._real_close()  # type: ignore[misc]
+
+    def detach(self) -> int:
+        self._forget()
+        return super().detach()

@@ -1,0 +1,176 @@
+"""The reactor: one for each thread that serves, hosted by whatever asyncio loop runs there.
+
+It lends the host loop a single descriptor (its own poll set) and a single timer, and borrows its turns. So it runs
+alike inside stock asyncio, uvloop and an application's loop that runs already.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from typing import TYPE_CHECKING
+
+from greenlet import getcurrent, greenlet
+
+from ..clock import MONOTONIC
+from ..errors import MisuseError
+from .poller import Poller, Waiter
+from .timers import NEVER, Timer, Timers
+
+if TYPE_CHECKING:
+    from .driver import DrivenTask
+    from .greens import GreenThread
+    from .watchdog import Watchdog
+
+
+class Reactor:
+    """Readiness and time for the green threads and driven coroutines of one thread.
+
+    Made by :func:`current_reactor`, on the thread whose loop is running. Only :meth:`schedule_from_anywhere` may be
+    called from other threads.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.thread_id = threading.get_ident()
+        self.poller = Poller(self.schedule_from_anywhere)
+        self.clock = MONOTONIC
+        #: The greenlet that runs the host loop's callbacks: where a green thread goes when it waits.
+        self.hub: greenlet = getcurrent()
+        self.greens: set[GreenThread] = set()
+        self.tasks: set[DrivenTask] = set()
+        self.watchdog: Watchdog | None = None
+        self._timers = Timers()
+        self._host_timer: asyncio.TimerHandle | None = None
+        self._host_moment = NEVER
+        self._kicked = False
+        loop.add_reader(self.poller.fileno(), self._turn)
+
+    def __repr__(self) -> str:
+        return f"<Reactor of {self.loop!r}: {len(self.greens)} green threads, {len(self.tasks)} tasks>"
+
+    # -- turns ------------------------------------------------------------------------------------------------------
+
+    def schedule(self, waiter: Waiter) -> None:
+        """``waiter`` has its turn soon. On the reactor's own thread only."""
+        self.poller.runnable.append(waiter)
+        if not self._kicked and not self.poller.dispatching:
+            self._kicked = True
+            self.loop.call_soon(self._turn)
+
+    def schedule_from_anywhere(self, waiter: Waiter) -> None:
+        """``waiter`` has its turn soon. From any thread; in silence when the loop is closed: nobody waits there."""
+        if threading.get_ident() == self.thread_id:
+            self.schedule(waiter)
+            return
+        self.poller.runnable.append(waiter)
+        try:
+            self.loop.call_soon_threadsafe(self._turn)
+        except RuntimeError:
+            if not self.loop.is_closed():
+                raise
+
+    def _turn(self) -> None:
+        self._kicked = False
+        self.hub = getcurrent()
+        watchdog = self.watchdog
+        if watchdog is not None and watchdog.resting:
+            watchdog.rouse()
+        if self.poller.dispatch() and not self._kicked:
+            self._kicked = True
+            self.loop.call_soon(self._turn)
+
+    # -- time -------------------------------------------------------------------------------------------------------
+
+    def arm(self, timer: Timer, deadline: float) -> None:
+        """Set ``timer`` to ``deadline`` (seconds of ``clock``)."""
+        self._timers.arm(timer, deadline)
+        if deadline < self._host_moment:
+            self._arm_host()
+
+    def _arm_host(self) -> None:
+        moment = self._timers.next()
+        if moment == self._host_moment:
+            return
+        if self._host_timer is not None:
+            self._host_timer.cancel()
+            self._host_timer = None
+        self._host_moment = moment
+        if moment != NEVER:
+            self._host_timer = self.loop.call_later(max(0.0, moment - self.clock.now()), self._on_time)
+
+    def _on_time(self) -> None:
+        self._host_timer, self._host_moment = None, NEVER
+        self.hub = getcurrent()
+        self._timers.expire(self.clock.now())
+        self._arm_host()
+
+    # -- life -------------------------------------------------------------------------------------------------------
+
+    @property
+    def closed(self) -> bool:
+        return self.loop.is_closed() or self.poller.closed
+
+    def close(self) -> None:
+        """Give the host loop its descriptor and timer back. Whoever still waits here waits for ever."""
+        if self.poller.closed:
+            return
+        if self.watchdog is not None:
+            self.watchdog.close()
+        if self._host_timer is not None:
+            self._host_timer.cancel()
+        if not self.loop.is_closed():
+            self.loop.remove_reader(self.poller.fileno())
+        self.poller.close()
+        _reactors.forget(self)
+
+
+class _Reactors(threading.local):
+    """The reactors of this thread. A thread runs one loop at a time, so the last one used is nearly always the one."""
+
+    def __init__(self) -> None:
+        self.last: Reactor | None = None
+        self.all: dict[asyncio.AbstractEventLoop, Reactor] = {}
+
+    def of(self, loop: asyncio.AbstractEventLoop) -> Reactor:
+        reactor = self.all.get(loop)
+        if reactor is None or reactor.closed:
+            for other in [r for r in self.all.values() if r.closed]:
+                other.close()
+            reactor = self.all[loop] = Reactor(loop)
+        self.last = reactor
+        return reactor
+
+    def forget(self, reactor: Reactor) -> None:
+        if self.all.get(reactor.loop) is reactor:
+            del self.all[reactor.loop]
+        if self.last is reactor:
+            self.last = None
+
+
+_reactors = _Reactors()
+
+
+def current_reactor() -> Reactor:
+    """The reactor of the loop that runs in this thread. MisuseError when none runs."""
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        raise MisuseError(
+            "no loop runs in this thread; start blocking-style code with jackfield.run(fn), or call this from a handler"
+        ) from None
+    last = _reactors.last
+    if last is not None and last.loop is loop and not last.poller.closed:
+        return last
+    return _reactors.of(loop)
+
+
+def _after_fork() -> None:
+    # A forked child shares the parent's epoll sets: what it registered or removed there, the parent would see.
+    _reactors.last = None
+    _reactors.all = {}
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

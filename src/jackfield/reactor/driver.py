@@ -1,0 +1,188 @@
+"""The coroutine driver: a coroutine resumed straight from readiness.
+
+An asyncio task that waits for a socket costs a Future, a callback, a loop turn and a context switch each time. A driven
+task waits in the channel itself and is resumed by ``send()`` from the poll loop. To asyncio it is a task all the same:
+it is registered, entered and left by the extension points the standard library documents for that purpose
+(``asyncio.tasks._register_task``, ``_enter_task``, ``_leave_task``), so ``current_task``, ``timeout``, ``TaskGroup``
+and cancellation work inside it, and when the coroutine awaits an ordinary future, that future resumes it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import itertools
+from asyncio.tasks import _enter_task, _leave_task, _register_task  # type: ignore[attr-defined]
+from collections.abc import Coroutine
+from types import FrameType
+from typing import Any, Final
+
+from .core import Reactor, current_reactor
+
+_names = itertools.count(1)
+
+
+class _Parked:
+    def __repr__(self) -> str:
+        return "PARKED"
+
+
+#: What an awaitable of ours yields when it has put the running task where readiness will find it.
+PARKED: Final = _Parked()
+
+
+class DrivenTask(asyncio.Future[Any]):
+    """A coroutine driven by the reactor, with the interface of :class:`asyncio.Task`. Made by :func:`drive`."""
+
+    __slots__ = ("_cancel_requests", "_context", "_coro", "_interrupt", "_name", "_reactor", "_send", "_waiting_on")
+
+    def __init__(self, reactor: Reactor, coro: Coroutine[Any, Any, Any], name: str | None = None) -> None:
+        super().__init__(loop=reactor.loop)
+        self._reactor = reactor
+        self._coro = coro
+        self._send = coro.send
+        self._context = contextvars.copy_context()
+        self._name = name
+        #: Raised in the coroutine at its next step: a cancellation it has not met yet, or the answer to a bad yield.
+        self._interrupt: BaseException | None = None
+        self._cancel_requests = 0
+        self._waiting_on: asyncio.Future[Any] | None = None
+        _register_task(self)
+        reactor.tasks.add(self)
+
+    def __repr__(self) -> str:
+        state = "done" if self.done() else "pending"
+        return f"<driven task {self.get_name()} {state} {self._coro!r}>"
+
+    # -- one step ----------------------------------------------------------------------------------------------------
+
+    def switch(self) -> None:
+        """Resume the coroutine until it waits again."""
+        if self.done():
+            return
+        loop = self._loop
+        _enter_task(loop, self)
+        try:
+            if self._interrupt is None:
+                yielded = self._context.run(self._send, None)
+            else:
+                interrupt, self._interrupt = self._interrupt, None
+                yielded = self._context.run(self._coro.throw, interrupt)
+        except StopIteration as stop:
+            self._finish()
+            if self._interrupt is None:
+                super().set_result(stop.value)
+            else:
+                super().cancel(*self._interrupt.args[:1])  # it cancelled itself and then returned
+        except asyncio.CancelledError as cancelled:
+            self._finish()
+            super().cancel(*cancelled.args[:1])
+        except BaseException as error:
+            # SystemExit and KeyboardInterrupt too: a handler cannot end the loop that serves the others.
+            self._finish()
+            super().set_exception(error if isinstance(error, Exception) else _Ended(error))
+        else:
+            if yielded is not PARKED:
+                self._wait_for(yielded)
+        finally:
+            _leave_task(loop, self)
+
+    def _wait_for(self, yielded: Any) -> None:
+        """Do what asyncio's own task does with a yielded value."""
+        blocking = getattr(yielded, "_asyncio_future_blocking", None)
+        if blocking:
+            yielded._asyncio_future_blocking = False
+            yielded.add_done_callback(self._resume, context=self._context)
+            self._waiting_on = yielded
+            if self._interrupt is not None and yielded.cancel(*self._interrupt.args[:1]):
+                self._interrupt = None
+        else:
+            if yielded is not None:  # a bare yield is asyncio.sleep(0)
+                self._interrupt = RuntimeError(f"{self!r} got a bad yield: {yielded!r}")
+            self._reactor.schedule(self)
+
+    def _resume(self, future: asyncio.Future[Any]) -> None:
+        self._waiting_on = None
+        self._reactor.schedule(self)
+
+    def _finish(self) -> None:
+        self._reactor.tasks.discard(self)
+        self._waiting_on = None
+
+    # -- the interface of asyncio.Task -------------------------------------------------------------------------------
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        """Ask it to end: CancelledError is raised where it waits. False if it has ended already."""
+        if self.done():
+            return False
+        self._cancel_requests += 1
+        if self._waiting_on is not None and self._waiting_on.cancel(msg=msg):
+            return True
+        self._interrupt = asyncio.CancelledError() if msg is None else asyncio.CancelledError(msg)
+        self._reactor.schedule_from_anywhere(_CancelTurn(self))
+        return True
+
+    def cancelling(self) -> int:
+        return self._cancel_requests
+
+    def uncancel(self) -> int:
+        if self._cancel_requests > 0:
+            self._cancel_requests -= 1
+            if self._cancel_requests == 0 and isinstance(self._interrupt, asyncio.CancelledError):
+                self._interrupt = None
+        return self._cancel_requests
+
+    def get_coro(self) -> Coroutine[Any, Any, Any]:
+        return self._coro
+
+    def get_context(self) -> contextvars.Context:
+        return self._context
+
+    def get_name(self) -> str:
+        if self._name is None:
+            self._name = f"Jackfield-{next(_names)}"
+        return self._name
+
+    def set_name(self, value: object) -> None:
+        self._name = str(value)
+
+    def get_stack(self, *, limit: int | None = None) -> list[FrameType]:
+        """The innermost frame of the suspended coroutine, as asyncio's own gives it; empty when it has ended."""
+        frame = getattr(self._coro, "cr_frame", None)
+        return [frame] if frame is not None and not self.done() and limit != 0 else []
+
+    def set_result(self, result: Any) -> None:
+        raise RuntimeError("a task does not support set_result")
+
+    def set_exception(self, exception: Any) -> None:
+        raise RuntimeError("a task does not support set_exception")
+
+
+class _Ended(Exception):
+    """A future refuses to carry SystemExit and KeyboardInterrupt on, so they travel inside this."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(f"the coroutine raised {error!r}")
+        self.__cause__ = error
+
+
+class _CancelTurn:
+    """A turn in which a task meets its cancellation, unless it met it on another way already."""
+
+    __slots__ = ("_task",)
+
+    def __init__(self, task: DrivenTask) -> None:
+        self._task = task
+
+    def switch(self) -> None:
+        task = self._task
+        if task._interrupt is not None and task._waiting_on is None:
+            task.switch()
+
+
+def drive(coro: Coroutine[Any, Any, Any], *, name: str | None = None, reactor: Reactor | None = None) -> DrivenTask:
+    """Start ``coro`` as a driven task of the loop that runs in this thread (or of ``reactor``, on its thread)."""
+    reactor = reactor or current_reactor()
+    task = DrivenTask(reactor, coro, name)
+    reactor.schedule(task)
+    return task

@@ -1,0 +1,291 @@
+"""Green threads: blocking-style code that switches to the loop where it would block."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import logging
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+from greenlet import GreenletExit as GreenExit
+from greenlet import getcurrent, greenlet
+
+from ..errors import MisuseError
+from .core import Reactor, current_reactor
+from .timers import NEVER, Timer
+from .waiting import AsyncWait, GreenWait, Wait, blocking_wait
+
+T = TypeVar("T")
+
+_log = logging.getLogger("jackfield.green")
+
+#: What a park returns when its deadline passed first.
+EXPIRED: Final = object()
+
+#: Seconds that ``run()`` gives the green threads it leaves behind to clean up after themselves.
+CLEANUP_SECONDS = 5.0
+
+
+class GreenThread(greenlet):
+    """One green thread: made by :func:`spawn`, not by hand.
+
+    :meth:`join` waits for its end, :meth:`result` asks what it returned, :meth:`kill` ends it where it waits.
+    Awaiting it (``await green``) does what ``result()`` does, in a coroutine.
+    """
+
+    __slots__ = ("_args", "_error", "_function", "_joiners", "_kwargs", "_timer", "_value", "done", "hub", "name",
+                 "reactor")  # fmt: skip
+
+    def __init__(
+        self, reactor: Reactor, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        super().__init__(parent=reactor.hub)
+        self.reactor = reactor
+        self.hub = reactor.hub
+        self.name: str = getattr(function, "__qualname__", None) or repr(function)
+        #: True once it has returned, raised or been killed.
+        self.done = False
+        self._function: Callable[..., Any] | None = function
+        self._args = args
+        self._kwargs = kwargs
+        self._value: Any = None
+        self._error: BaseException | None = None
+        self._joiners: list[Wait] | None = None
+        self._timer: Timer | None = None
+        # A green thread starts with its maker's context variables, as an asyncio task does, and keeps its own.
+        self.gr_context = contextvars.copy_context()
+
+    def __repr__(self) -> str:
+        state = "done" if self.done else "waiting" if self else "starting"
+        if getcurrent() is self:
+            state = "running"
+        return f"<green thread {self.name} at {id(self):#x}, {state}>"
+
+    def run(self) -> None:
+        if self.done:
+            return  # killed before its first turn
+        # The hub may have changed hands between making and starting: a loop can be run again from another greenlet.
+        self.hub = self.parent = self.reactor.hub
+        function, args, kwargs = self._function, self._args, self._kwargs
+        assert function is not None
+        try:
+            self._end(function(*args, **kwargs), None)
+        except BaseException as error:  # the outermost frame: nothing may reach the hub
+            self._end(None, error)
+
+    def _end(self, value: Any, error: BaseException | None) -> None:
+        self.done = True
+        self._value, self._error = value, error
+        self._function, self._args, self._kwargs = None, (), {}
+        self.reactor.greens.discard(self)
+        joiners, self._joiners = self._joiners, None
+        if joiners:
+            for joiner in joiners:
+                joiner.wake()
+        elif error is not None and not isinstance(error, (GreenExit, KeyboardInterrupt)):
+            _log.error("%s ended with an exception that nobody waited for", self, exc_info=error)
+
+    # -- for whoever started it --------------------------------------------------------------------------------------
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait until it has ended; False if ``timeout`` seconds pass first (None: for ever).
+
+        From a green thread or a plain thread; a coroutine writes ``await green`` instead.
+        """
+        if self.done:
+            return True
+        wait = self._joined_by(blocking_wait())
+        try:
+            wait.wait(timeout)
+        finally:
+            if not self.done and self._joiners is not None:
+                with contextlib.suppress(ValueError):
+                    self._joiners.remove(wait)
+        return self.done
+
+    def result(self, timeout: float | None = None) -> Any:
+        """What it returned; raises what it raised, GreenExit if it was killed, TimeoutError after ``timeout`` s."""
+        if not self.join(timeout):
+            raise TimeoutError(f"{self!r} has not ended within {timeout} s")
+        if self._error is not None:
+            raise self._error
+        return self._value
+
+    async def _result(self) -> Any:
+        if not self.done:
+            await self._joined_by(AsyncWait()).wait()
+        return self.result()
+
+    def __await__(self) -> Any:
+        return self._result().__await__()
+
+    def _joined_by(self, wait: Any) -> Any:
+        if self._joiners is None:
+            self._joiners = []
+        self._joiners.append(wait)
+        if self.done:
+            wait.wake()  # it ended on its own thread just before we were on the list
+        return wait
+
+    def kill(self, error: BaseException | type[BaseException] = GreenExit) -> None:
+        """Raise ``error`` in it where it waits; at once if it has not started. Does not wait: ``join()`` does.
+
+        From any thread, any number of times. A green thread that kills itself sees the error raised here.
+        """
+        if self.done:
+            return
+        if getcurrent() is self:
+            raise error
+        self.reactor.schedule_from_anywhere(_Throw(self, error))
+
+    # -- for what it waits on ----------------------------------------------------------------------------------------
+
+    def park(self, deadline: float | None = None) -> bool:
+        """Give the loop its turn until someone calls ``switch()``. False if ``deadline`` (clock seconds) came first.
+
+        Only on the green thread itself. It waits for one thing at a time, so one lazy timer serves all its waits.
+        """
+        if deadline is None:
+            self.hub.switch()
+            return True
+        timer = self._timer
+        if timer is None:
+            timer = self._timer = Timer(self._expired)
+        self.reactor.arm(timer, deadline)
+        try:
+            return self.hub.switch() is not EXPIRED
+        finally:
+            timer.deadline = NEVER
+
+    def _expired(self) -> None:
+        self.switch(EXPIRED)
+
+    def pass_turn(self) -> None:
+        """Let all others that can run have their turn first."""
+        wait = GreenWait(self)
+        wait.wake()
+        wait.park()
+
+
+class _Throw:
+    """A turn in which a green thread is killed."""
+
+    __slots__ = ("error", "green")
+
+    def __init__(self, green: GreenThread, error: BaseException | type[BaseException]) -> None:
+        self.green = green
+        self.error = error
+
+    def switch(self) -> None:
+        green = self.green
+        if green.done:
+            return
+        if not green:
+            # Not started. Throwing into it would raise here, in the hub: greenlet documents it so.
+            error = self.error
+            green._end(None, error() if isinstance(error, type) else error)
+            return
+        green.throw(self.error)
+
+
+def in_green() -> bool:
+    """True on a green thread of this library."""
+    return getcurrent().__class__ is GreenThread
+
+
+def spawn(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> GreenThread:
+    """Start ``function(*args, **kwargs)`` as a green thread of the loop that runs in this thread, and return it.
+
+    From a green thread, a coroutine or a callback. It has its first turn soon, not now. MisuseError where no loop runs.
+    An exception that nobody joined for is logged to ``jackfield.green``.
+    """
+    current = getcurrent()
+    return spawn_on(current.reactor if isinstance(current, GreenThread) else current_reactor(), function, args, kwargs)
+
+
+def spawn_on(
+    reactor: Reactor, function: Callable[..., Any], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+) -> GreenThread:
+    """:func:`spawn` on a given reactor, on its thread."""
+    green = GreenThread(reactor, function, args, kwargs or {})
+    reactor.greens.add(green)
+    reactor.schedule(green)
+    return green
+
+
+async def green(function: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
+    """Run blocking-style code from a coroutine: ``await green(function, ...)`` gives what it returns.
+
+    Cancelling the wait kills the green thread (it sees GreenExit where it waits) and lets it clean up first.
+    """
+    thread = spawn(function, *args, **kwargs)
+    try:
+        return await thread  # type: ignore[no-any-return]
+    except asyncio.CancelledError:
+        if not thread.done:
+            thread.kill()
+            with contextlib.suppress(GreenExit):
+                await thread
+        raise
+
+
+def run(
+    function: Callable[..., T],
+    /,
+    *args: Any,
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
+    **kwargs: Any,
+) -> T:
+    """Run ``function(*args, **kwargs)`` as the first green thread of a loop of its own, and return what it returns.
+
+    ``loop_factory`` makes the host loop, e.g. ``uvloop.new_event_loop``; stock asyncio by default. Green threads and
+    tasks it leaves behind are ended when it returns. Ctrl-C raises KeyboardInterrupt in it, where it waits.
+    MisuseError if a loop runs in this thread already: there, use ``spawn()`` or ``await green(fn)``.
+    """
+    if in_green():
+        raise MisuseError("run() inside a green thread: call the function, or start another with jackfield.spawn(fn)")
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        pass
+    else:
+        raise MisuseError("run() where a loop runs already: write 'await jackfield.green(fn)' or jackfield.spawn(fn)")
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        return runner.run(_first_green(function, args, kwargs))
+
+
+async def _first_green(function: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> T:
+    reactor = current_reactor()
+    first = spawn_on(reactor, function, args, kwargs)
+    try:
+        while True:
+            try:
+                return await first  # type: ignore[no-any-return]
+            except asyncio.CancelledError:
+                # The runner cancels its main task on Ctrl-C; blocking-style code expects KeyboardInterrupt.
+                if first.done:
+                    raise
+                first.kill(KeyboardInterrupt)
+    finally:
+        await _end_the_rest(reactor)
+        reactor.close()
+
+
+async def _end_the_rest(reactor: Reactor) -> None:
+    for thread in list(reactor.greens):
+        thread.kill()
+    for task in list(reactor.tasks):
+        task.cancel()
+    waits = []
+    for thread in list(reactor.greens):
+        waits.append(thread._joined_by(AsyncWait()).wait())
+    rest = [asyncio.ensure_future(wait) for wait in waits] + list(reactor.tasks)
+    if not rest:
+        return
+    _, late = await asyncio.wait(rest, timeout=CLEANUP_SECONDS)
+    for waiting in late:
+        waiting.cancel()
+    for thread in list(reactor.greens):
+        _log.warning("%r was told to end and did not within %g s", thread, CLEANUP_SECONDS)

@@ -1,0 +1,369 @@
+"""What a coroutine handler reads and writes: a socket to await, and a reader of lines, records and blocks on it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Generator
+from types import coroutine
+from typing import IO, Any
+
+from .reactor import PARKED, DrivenTask, Reactor, current_reactor, green
+from .reactor.cooperative import DONTWAIT, STREAK, _recv, _recv_into, _send
+from .reactor.poller import Channel
+from .socket import socket
+
+#: Bytes that a reader buffers at most while it looks for a separator: asyncio's own limit.
+LIMIT = 65536
+
+#: Bytes asked of the kernel at one go.
+CHUNK = 16384
+
+
+class _Done:
+    """An awaitable with nothing left to do."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Any:
+        return iter(())
+
+
+_DONE = _Done()
+
+
+class AsyncSocket:
+    """A connected or datagram socket whose waiting calls are awaited; everything else is the socket's own.
+
+    Made on the loop that uses it. It waits in the reactor, not in a future, when the task is one the reactor drives;
+    in any other asyncio task on that loop (a ``TaskGroup`` of the handler's) it waits in a future. One task at a time
+    may wait in each direction: MisuseError names both otherwise.
+    """
+
+    __slots__ = ("_reactor", "socket")
+
+    def __init__(self, sock: socket, reactor: Reactor | None = None) -> None:
+        #: The socket itself, with its blocking-style methods.
+        self.socket = sock
+        self._reactor = reactor or current_reactor()
+
+    def __getattr__(self, name: str) -> Any:
+        # What does not wait: getpeername, setsockopt, fileno, shutdown, close, family …
+        return getattr(self.socket, name)
+
+    def __repr__(self) -> str:
+        return f"<AsyncSocket of {self.socket!r}>"
+
+    # -- receiving ---------------------------------------------------------------------------------------------------
+
+    @coroutine
+    def recv(self, bufsize: int, flags: int = 0) -> Generator[Any, Any, bytes]:
+        """At most ``bufsize`` bytes, as soon as there are any; ``b""`` when the peer has ended its side."""
+        sock = self.socket
+        channel = sock._channel
+        if channel is None:
+            channel = self._channel()
+        while True:
+            if channel.readable:
+                try:
+                    data = _recv(sock, bufsize, flags | DONTWAIT)
+                except BlockingIOError:
+                    channel.readable = False
+                else:
+                    taken = len(data)
+                    sock.received += taken
+                    if taken < bufsize:
+                        if sock._short_is_empty and not flags:
+                            channel.readable = channel.hangup
+                    else:
+                        channel.streak += 1
+                        if channel.streak >= STREAK:
+                            channel.streak = 0
+                            yield
+                    return data
+            task = asyncio.current_task()
+            if task.__class__ is DrivenTask and channel.reader is None:
+                channel.reader = task  # type: ignore[assignment]
+                try:
+                    yield PARKED
+                except BaseException:
+                    if channel.reader is task:
+                        channel.reader = None
+                    raise
+            else:
+                yield from self._readable(channel)
+
+    @coroutine
+    def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> Generator[Any, Any, int]:
+        """As ``recv``, into ``buffer``; returns the number of bytes."""
+        sock, channel = self.socket, self._channel()
+        while True:
+            try:
+                taken = _recv_into(sock, buffer, nbytes, flags | DONTWAIT)
+            except BlockingIOError:
+                channel.readable = False
+                yield from self._readable(channel)
+            else:
+                sock.received += taken
+                return taken
+
+    @coroutine
+    def recvfrom(self, bufsize: int, flags: int = 0) -> Generator[Any, Any, tuple[bytes, Any]]:
+        """One datagram and where it came from."""
+        channel = self._channel()
+        while True:
+            try:
+                return self.socket.recvfrom(bufsize, flags | DONTWAIT)
+            except BlockingIOError:
+                channel.readable = False
+                yield from self._readable(channel)
+
+    # -- sending -----------------------------------------------------------------------------------------------------
+
+    def sendall(self, data: Any, flags: int = 0) -> Awaitable[None]:
+        """Send all of ``data``. Await the result: it returns when the kernel has taken everything.
+
+        What the kernel takes at once is sent by the call itself; the rest by awaiting. OSError as ``socket.sendall``,
+        with ``bytes_sent``.
+        """
+        sock = self.socket
+        channel = sock._channel
+        if channel is None:
+            channel = self._channel()
+        taken = 0
+        if channel.writable and channel.writer is None and data.__class__ is bytes:
+            try:
+                taken = _send(sock, data, flags | DONTWAIT)
+            except BlockingIOError:
+                channel.writable = False
+            except OSError as error:
+                error.bytes_sent = 0  # type: ignore[attr-defined]
+                raise
+            else:
+                sock.sent += taken
+                if taken == len(data):
+                    channel.streak += 1
+                    if channel.streak >= STREAK:
+                        channel.streak = 0
+                        return asyncio.sleep(0)
+                    return _DONE
+                channel.writable = False
+        return self._send_rest(channel, data, taken, flags)
+
+    async def _send_rest(self, channel: Channel, data: Any, total: int, flags: int) -> None:
+        sock = self.socket
+        with memoryview(data) as whole, whole.cast("B") as view:
+            try:
+                while total < len(view):
+                    if not channel.writable or channel.writer is not None:
+                        await self._writable(channel)
+                    try:
+                        taken = _send(sock, view[total:], flags | DONTWAIT)
+                    except BlockingIOError:
+                        channel.writable = False
+                        continue
+                    total += taken
+                    sock.sent += taken
+            except OSError as error:
+                error.bytes_sent = total  # type: ignore[attr-defined]
+                raise
+
+    async def send(self, data: Any, flags: int = 0) -> int:
+        """Send what the kernel takes of ``data``, at least a byte; returns how many."""
+        channel = self._channel()
+        while True:
+            try:
+                taken = _send(self.socket, data, flags | DONTWAIT)
+            except BlockingIOError:
+                channel.writable = False
+                await self._writable(channel)
+            else:
+                self.socket.sent += taken
+                return taken
+
+    async def sendto(self, data: Any, *flags_and_address: Any) -> int:
+        """``sendto(data, address)`` or ``sendto(data, flags, address)``."""
+        *flags, address = flags_and_address
+        channel = self._channel()
+        while True:
+            try:
+                return self.socket.sendto(data, (flags[0] if flags else 0) | DONTWAIT, address)
+            except BlockingIOError:
+                channel.writable = False
+                await self._writable(channel)
+
+    # -- by a green thread, so that there is one copy of it ----------------------------------------------------------
+
+    async def sendfile(self, file: IO[bytes], offset: int = 0, count: int | None = None) -> int:
+        """``socket.sendfile``, awaited."""
+        return await green(self.socket.sendfile, file, offset, count)
+
+    async def recvfile(self, file: IO[bytes], offset: int = 0, count: int | None = None) -> int:
+        """``socket.recvfile``, awaited."""
+        return await green(self.socket.recvfile, file, offset, count)
+
+    async def connect(self, address: Any) -> None:
+        """``socket.connect``, awaited."""
+        await green(self.socket.connect, address)
+
+    async def accept(self) -> tuple[AsyncSocket, Any]:
+        """``socket.accept``, awaited; the new connection is an AsyncSocket too."""
+        sock, address = await green(self.socket.accept)
+        return AsyncSocket(sock, self._reactor), address
+
+    # -- waiting -----------------------------------------------------------------------------------------------------
+
+    def _channel(self) -> Channel:
+        sock = self.socket
+        if sock.gettimeout() == 0.0:
+            sock.settimeout(None)  # here it is awaiting that waits; a non-blocking socket has no channel
+        channel = sock._join(self._reactor.poller)
+        assert channel is not None
+        return channel
+
+    @coroutine
+    def _readable(self, channel: Channel) -> Generator[Any, Any, None]:
+        task = asyncio.current_task()
+        waiter = task if isinstance(task, DrivenTask) else _FutureWaiter()
+        channel.claim_reader(waiter)
+        try:
+            yield from _park(waiter)
+        finally:
+            if channel.reader is waiter:
+                channel.reader = None
+
+    @coroutine
+    def _writable(self, channel: Channel) -> Generator[Any, Any, None]:
+        task = asyncio.current_task()
+        waiter = task if isinstance(task, DrivenTask) else _FutureWaiter()
+        channel.claim_writer(waiter)
+        try:
+            yield from _park(waiter)
+        finally:
+            if channel.writer is waiter:
+                channel.writer = None
+
+
+class _FutureWaiter:
+    """An ordinary asyncio task waits in a future, which is all it understands."""
+
+    __slots__ = ("future", "task")
+
+    def __init__(self) -> None:
+        self.future = asyncio.get_running_loop().create_future()
+        self.task = asyncio.current_task()
+
+    def __repr__(self) -> str:
+        return repr(self.task)
+
+    def switch(self) -> None:
+        if not self.future.done():
+            self.future.set_result(None)
+
+
+def _park(waiter: DrivenTask | _FutureWaiter) -> Generator[Any, Any, None]:
+    if isinstance(waiter, _FutureWaiter):
+        yield from waiter.future
+    else:
+        yield PARKED
+
+
+class AsyncReader:
+    """Lines, records and blocks of an :class:`AsyncSocket`; the names and errors are asyncio.StreamReader's.
+
+    ``limit`` bytes (64 KiB) are buffered at most while looking for a separator.
+    """
+
+    def __init__(self, sock: AsyncSocket, limit: int = LIMIT) -> None:
+        self._socket = sock
+        self._buffer = bytearray()
+        self._ended = False
+        self.limit = limit
+
+    def at_eof(self) -> bool:
+        """True when the peer has ended its side and everything was read."""
+        return self._ended and not self._buffer
+
+    async def _fill(self) -> bool:
+        if not self._ended:
+            data = await self._socket.recv(CHUNK)
+            if data:
+                self._buffer += data
+            else:
+                self._ended = True
+        return not self._ended
+
+    def _take(self, size: int) -> bytes:
+        data = bytes(self._buffer[:size])
+        del self._buffer[:size]
+        return data
+
+    async def read(self, n: int = -1) -> bytes:
+        """At most ``n`` bytes as soon as there are any, or all until the end if ``n`` is negative."""
+        if n < 0:
+            while await self._fill():
+                pass
+            return self._take(len(self._buffer))
+        if n and not self._buffer:
+            await self._fill()
+        return self._take(n)
+
+    async def readexactly(self, n: int) -> bytes:
+        """``n`` bytes. asyncio.IncompleteReadError, with what there was, if the peer ends before."""
+        if n < 0:
+            raise ValueError("readexactly size can not be less than zero")
+        while len(self._buffer) < n:
+            if not await self._fill():
+                raise asyncio.IncompleteReadError(self._take(len(self._buffer)), n)
+        return self._take(n)
+
+    async def readuntil(self, separator: bytes = b"\n") -> bytes:
+        """All up to and with ``separator``. asyncio.IncompleteReadError if the peer ends before,
+        asyncio.LimitOverrunError (nothing is taken) if there are more than ``limit`` bytes without it."""
+        if not separator:
+            raise ValueError("Separator should be at least one-byte string")
+        start = 0
+        while True:
+            found = self._buffer.find(separator, start)
+            if found >= 0:
+                end = found + len(separator)
+                if end > self.limit:
+                    raise asyncio.LimitOverrunError(f"the separator is behind more than {self.limit} bytes", found)
+                return self._take(end)
+            if len(self._buffer) > self.limit:
+                raise asyncio.LimitOverrunError(
+                    f"more than {self.limit} bytes and no separator", len(self._buffer) - len(separator) + 1
+                )
+            # Search on from the last place where a separator could begin, not from the start: a peer that sends a
+            # byte at a time would otherwise cost the square of the line.
+            start = max(0, len(self._buffer) - len(separator) + 1)
+            if not await self._fill():
+                raise asyncio.IncompleteReadError(self._take(len(self._buffer)), None)
+
+    async def readline(self) -> bytes:
+        """A line with its end; what is left when the peer ends without one; ValueError if longer than ``limit``."""
+        try:
+            return await self.readuntil(b"\n")
+        except asyncio.IncompleteReadError as error:
+            return error.partial
+        except asyncio.LimitOverrunError as error:
+            raise ValueError(error.args[0]) from error
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while line := await self.readline():
+            yield line
+
+
+class AsyncWriter:
+    """``await wfile.write(data)``: the writing end of a stream handler; nothing is buffered."""
+
+    def __init__(self, sock: AsyncSocket) -> None:
+        self._socket = sock
+
+    def write(self, data: Any) -> Awaitable[None]:
+        """Send all of ``data``; await the result."""
+        return self._socket.sendall(data)
+
+    async def drain(self) -> None:
+        """Nothing to do: ``write`` has waited for the kernel. Here so that code written for asyncio runs."""
+
+    flush = drain

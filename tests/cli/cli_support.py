@@ -1,0 +1,178 @@
+"""What the tests of the command share: the real program in a process of its own, and small servers to talk to."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import select
+import signal
+import socket
+import socketserver
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+SECONDS = 20.0
+"""What any one thing may take on a machine that is busy with other things."""
+
+PROGRAM = [sys.executable, "-m", "jackfield"]
+ENVIRONMENT = {
+    **{name: value for name, value in os.environ.items() if name not in ("FORCE_COLOR", "NO_COLOR", "TERM")},
+    "TERM": "xterm",
+    # A server or client that forgets to close something says so on stderr, and the tests look at stderr.
+    "PYTHONWARNINGS": "always::ResourceWarning",
+}
+
+
+def run(*arguments: str, data: bytes = b"", cwd: Path | None = None) -> subprocess.CompletedProcess[bytes]:
+    """Run the command to its end with `data` as its input."""
+    return subprocess.run(
+        [*PROGRAM, *arguments], input=data, capture_output=True, timeout=SECONDS, env=ENVIRONMENT, cwd=cwd, check=False
+    )
+
+
+def only_line(output: bytes) -> str:
+    """The one line that `output` has to be."""
+    lines = output.decode().splitlines()
+    assert len(lines) == 1, f"expected one line, got {output.decode()!r}"
+    return lines[0]
+
+
+class Server:
+    """``jackfield serve`` in a process of its own; ready when the constructor returns."""
+
+    def __init__(self, *arguments: str, cwd: Path | None = None, **popen: Any) -> None:
+        self.said: list[str] = []
+        self.process = subprocess.Popen(
+            [*PROGRAM, "serve", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=ENVIRONMENT,
+            cwd=cwd,
+            **popen,
+        )
+        self.ready = self.read_until(lambda line: line.startswith("Ready in") or '"event": "ready"' in line)
+
+    def read_until(self, wanted: Callable[[str], bool]) -> str:
+        """Read stderr up to the line that is wanted."""
+        assert self.process.stderr is not None
+        deadline = time.monotonic() + SECONDS
+        while select.select([self.process.stderr], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            line = self.process.stderr.readline().decode()
+            if not line:
+                break
+            self.said.append(line.rstrip("\n"))
+            if wanted(line):
+                return line
+        self.process.kill()
+        self.process.communicate()
+        raise AssertionError(f"the server did not say it; it said: {self.said}")
+
+    @property
+    def addresses(self) -> list[str]:
+        """The real addresses, from the banner or the record."""
+        if self.ready.startswith("{"):
+            listeners: list[str] = json.loads(self.ready)["listeners"]
+            return listeners
+        return re.findall(r"(?m)^(?:  listening|           )  (\S+)", "\n".join(self.said))
+
+    @property
+    def address(self) -> str:
+        """The first of them."""
+        return self.addresses[0]
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        """Send the signal; the exit code."""
+        self.process.send_signal(number)
+        return self.wait()
+
+    def wait(self) -> int:
+        """The exit code; what is said meanwhile is added to `said`."""
+        _, rest = self.process.communicate(timeout=SECONDS)
+        self.said += rest.decode().splitlines()
+        return self.process.returncode
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.communicate()
+
+
+class Upper(socketserver.BaseRequestHandler):
+    """The upper-case echo of the standard library: what `connect` is tested against."""
+
+    def handle(self) -> None:
+        while data := self.request.recv(1024).strip():
+            self.request.sendall(data.upper())
+
+
+class UpperDatagram(socketserver.BaseRequestHandler):
+    """The same for datagrams."""
+
+    def handle(self) -> None:
+        data, sock = self.request
+        if self.client_address:
+            sock.sendto(data.upper(), self.client_address)
+
+
+@contextlib.contextmanager
+def serving(handler: type[socketserver.BaseRequestHandler], scheme: str = "tcp", path: str = "") -> Iterator[str]:
+    """A standard-library server of that scheme in a thread; its address."""
+    base, address = {
+        "tcp": (socketserver.TCPServer, ("127.0.0.1", 0)),
+        "udp": (socketserver.UDPServer, ("127.0.0.1", 0)),
+        "unix": (socketserver.UnixStreamServer, path),
+        "unixgram": (socketserver.UnixDatagramServer, path),
+    }[scheme]
+    mixed = type("Threading", (socketserver.ThreadingMixIn, base), {"daemon_threads": True, "max_packet_size": 65536})
+    with mixed(address, handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        try:
+            name = server.server_address
+            yield f"{scheme}:{name}" if path else f"{scheme}://{name[0]}:{name[1]}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@contextlib.contextmanager
+def accepting(talk: Callable[[socket.socket], None]) -> Iterator[str]:
+    """A TCP server for one connection, which `talk` has; its address.  What `talk` raises fails the test."""
+    failure: list[BaseException] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(SECONDS)
+
+        def accept() -> None:
+            try:
+                connection, _ = listener.accept()
+                with connection:
+                    connection.settimeout(SECONDS)
+                    talk(connection)
+            except BaseException as error:
+                failure.append(error)
+
+        thread = threading.Thread(target=accept)
+        thread.start()
+        yield "tcp://{}:{}".format(*listener.getsockname())
+        thread.join(SECONDS)
+        assert not thread.is_alive(), "the server's side of the conversation did not end"
+    if failure:
+        raise failure[0]
+
+
+def free_port() -> int:
+    """A TCP port that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port

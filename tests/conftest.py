@@ -1,0 +1,143 @@
+"""What holds for every test: it is bounded in time, it can be repeated, and it leaves nothing behind.
+
+- The bound is ``timeout`` in ``pyproject.toml``; ``@pytest.mark.timeout(seconds)`` changes it for one test.
+- After each test the process has the descriptors and the threads it had before, or the test fails.  A test that cannot
+  keep that says so and why: ``@pytest.mark.leaks("the thread of ... outlives its server")``.
+- Programs that a test needs from outside are asked for by fixture (``curl``, ``redis_server``), and where one is absent
+  the test is skipped with a reason.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from jackfield.reactor import await_
+
+# How long threads that were told to end may take to do so, in seconds.
+GRACE = 5.0
+
+# Threads that the library starts once for the whole process, at their first use, and keeps: blocking calls that were
+# offloaded, and the loop that runs coroutines for plain threads.
+KEPT_BY_THE_LIBRARY = ("jackfield-offload", "jackfield-loop")
+
+# Derandomized: the same examples on each run, so that a failed run is a bug and never the weather.
+# HYPOTHESIS_PROFILE=search looks for new ones.
+settings.register_profile(
+    "repeatable",
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.register_profile("search", max_examples=20_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Registers the opt-out, and refuses to run without the bound."""
+    config.addinivalue_line("markers", "leaks(reason): this test may leave descriptors or threads behind, and why")
+    if not config.pluginmanager.hasplugin("timeout"):
+        raise pytest.UsageError("the tests are bounded by pytest-timeout: pip install pytest-timeout")
+
+
+class Held(NamedTuple):
+    """What the process holds at one moment."""
+
+    descriptors: dict[int, str]
+    threads: frozenset[threading.Thread]
+
+
+def held() -> Held:
+    """The open descriptors, each with what it refers to, and the threads that Python started."""
+    threads = (
+        thread
+        for thread in threading.enumerate()
+        if not isinstance(thread, threading._DummyThread) and not thread.name.startswith(KEPT_BY_THE_LIBRARY)
+    )
+    return Held(_descriptors(), frozenset(threads))
+
+
+def _descriptors() -> dict[int, str]:
+    directory = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
+    found = {}
+    for name in os.listdir(directory):
+        try:
+            target = os.readlink(f"{directory}/{name}") if directory.startswith("/proc") else ""
+        except FileNotFoundError:
+            continue  # the descriptor that listed the directory, closed since
+        found[int(name)] = target.removesuffix(" (deleted)")
+    return found
+
+
+def what_differs(before: Held) -> list[str]:
+    """One line for each descriptor or thread too many or too few, after giving what is ending the time to end."""
+    deadline = time.monotonic() + GRACE
+    for thread in held().threads - before.threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    if held().descriptors != before.descriptors:
+        gc.collect()  # only then: a collection after each test would double the time of the quick ones
+    after = held()
+    lines = [f"a thread goes on: {thread!r}" for thread in after.threads - before.threads]
+    for number in sorted(before.descriptors.keys() | after.descriptors.keys()):
+        old, new = before.descriptors.get(number), after.descriptors.get(number)
+        if old is None:
+            lines.append(f"descriptor {number} was left open: {new}")
+        elif new is None:
+            lines.append(f"descriptor {number} was closed, which is not the test's: {old}")
+        elif old != new:
+            lines.append(f"descriptor {number} was {old} and now is {new}")
+    return lines
+
+
+@pytest.fixture(scope="session", autouse=True)
+def library_has_what_it_keeps() -> None:
+    """Starts the loop for plain threads, so that no test is taken to leave its descriptors behind."""
+    await_(asyncio.sleep(0))
+
+
+@pytest.fixture(autouse=True)
+def leaves_nothing_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fails a test that leaves a descriptor or a thread behind.
+
+    Set up before every other fixture of the test's own scope, so torn down after them; what fixtures of a wider scope
+    hold was there before.
+    """
+    marker = request.node.get_closest_marker("leaks")
+    if marker is not None:
+        if not (marker.args and isinstance(marker.args[0], str) and marker.args[0].strip()):
+            pytest.fail('say what may stay and why: @pytest.mark.leaks("the thread of ...")')
+        yield
+        return
+    before = held()
+    yield
+    if lines := what_differs(before):
+        pytest.fail("this test leaves something behind:\n  " + "\n  ".join(lines), pytrace=False)
+
+
+def _program(name: str, package: str) -> str:
+    path = shutil.which(name)
+    if path is None:
+        pytest.skip(f"no {name} on this machine: install Debian's package {package}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def curl() -> str:
+    """The path of curl."""
+    return _program("curl", "curl")
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> str:
+    """The path of redis-server; the test starts and ends its own."""
+    return _program("redis-server", "redis-server")
