@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -25,7 +26,7 @@ LEVELS: list[set[str]] = [
     {"socket", "streams", "sync", "adopt"},
     {"door", "connecting"},
     {"handlers", "modes", "connections"},
-    {"baseserver", "socketserver", "server"},
+    {"baseserver", "mixins", "socketserver", "service", "server"},
     {"supervisor", "admin"},
     # The face of the package.  It hands on names of every level; only what stands above it may ask it for one.
     {"__init__"},
@@ -339,10 +340,7 @@ def write(root: Path, files: dict[str, str]) -> Path:
     for name, text in files.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        lines = text.splitlines()
-        margin = min((len(line) - len(line.lstrip()) for line in lines[1:] if line.strip()), default=0)
-        indented = not text.startswith("\n    ")
-        path.write_text(text if indented else "\n".join(line[margin:] for line in lines), "utf-8")
+        path.write_text(textwrap.dedent(text), "utf-8")
     return root
 
 

@@ -431,15 +431,13 @@ def test_a_waiter_whose_loop_was_closed_over_its_head_is_passed_by(subject: Subj
     assert subject.is_free()
     # Only so that asyncio does not complain of it later.
     task._log_destroy_pending = False  # type: ignore[attr-defined]
-    task.get_coro().close()  # type: ignore[union-attr]
+    task.get_coro().close()
 
 
 # --- first come, first served ---------------------------------------------------------------------------------------
 
 
 def test_hand_over_is_first_come_first_served_across_kinds(subject: Subject) -> None:
-    if subject.name == "RLock":
-        pytest.skip("an RLock is released by its owner only: see the mixed test")
     served: deque[int] = deque()
     loops = _TwoLoops()
     with loops:
@@ -743,9 +741,16 @@ def test_an_event_set_just_before_its_setter_ends() -> None:
     run(main)
 
 
-@pytest.mark.parametrize("kind", ["thread", "green", "coroutine"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "thread", "green", "coroutine",
+        pytest.param("green on uvloop", marks=pytest.mark.leaks("libuv's pipe for signals, one for each process")),
+    ],
+)  # fmt: skip
 def test_an_event_set_by_a_signal_handler_wakes_who_waits_in_the_main_thread(kind: str) -> None:
     """The loop is in its select() when the handler runs, and goes on with it afterwards."""
+    new_loop = pytest.importorskip("uvloop").new_event_loop if "uvloop" in kind else asyncio.new_event_loop
     event = Event()
     old = signal.signal(signal.SIGUSR1, lambda *_: event.set())
 
@@ -759,8 +764,8 @@ def test_an_event_set_by_a_signal_handler_wakes_who_waits_in_the_main_thread(kin
         with threads(interrupt):
             if kind == "thread":
                 assert event.wait(SOON)
-            elif kind == "green":
-                assert run(event.wait, 5 * SOON)
+            elif kind.startswith("green"):
+                assert run(event.wait, 5 * SOON, loop_factory=new_loop)
             else:
                 assert asyncio.run(event.await_(5 * SOON))
     finally:
@@ -1416,8 +1421,10 @@ def test_nothing_is_lost_while_waiters_are_killed_cancelled_and_out_of_time(seed
     assert len(entered) > 100
 
 
+@pytest.mark.parametrize("host", ["asyncio", "uvloop"])
 @pytest.mark.parametrize("make", [Lock, RLock, BoundedSemaphore])
-def test_a_counter_that_all_kinds_raise_under_one_lock(make: Callable[[], Any]) -> None:
+def test_a_counter_that_all_kinds_raise_under_one_lock(make: Callable[[], Any], host: str) -> None:
+    new_loop = asyncio.new_event_loop if host == "asyncio" else pytest.importorskip(host).new_event_loop
     lock, count, each = make(), [0], 100
 
     def raise_it() -> None:
@@ -1442,6 +1449,10 @@ def test_a_counter_that_all_kinds_raise_under_one_lock(make: Callable[[], Any]) 
     async def tasks() -> None:
         await asyncio.gather(araise_it(), araise_it(), green(raise_it))
 
-    with threads(raise_it, raise_it, lambda: run(greens), lambda: asyncio.run(tasks())):
+    def hosted() -> None:
+        with asyncio.Runner(loop_factory=new_loop) as runner:
+            runner.run(tasks())
+
+    with threads(raise_it, raise_it, lambda: run(greens, loop_factory=new_loop), hosted):
         pass
     assert count == [8 * each]

@@ -45,9 +45,7 @@ _NAMES = {
         ),
         "handlers",
     ),
-    **dict.fromkeys(
-        ("GreenExit", "GreenThread", "await_", "green", "offload", "run", "sleep", "spawn"), "reactor"
-    ),
+    **dict.fromkeys(("GreenExit", "GreenThread", "await_", "green", "offload", "run", "sleep", "spawn"), "reactor"),
     **dict.fromkeys(("Server", "ServerInfo", "serve"), "server"),
 }
 _MODULES = ("socket", "socketserver", "sync", "testing")

@@ -76,6 +76,8 @@ class BaseServer:
         self.__policy: AcceptPolicy | None = None
         self.__resume_at = 0.0
         self.__waits: list[Any] = []
+        self.__in_handler = False
+        self.__cuts: list[threading.Timer] = []
 
     # -- to be provided ----------------------------------------------------------------------------------------------
 
@@ -280,6 +282,12 @@ class BaseServer:
         if deadline is not None:
             moment = time.monotonic() + deadline
             self.__deadline = moment if self.__deadline is None else min(moment, self.__deadline)
+            if self.__in_handler:
+                # The loop cannot see to the deadline while a handler runs on its thread.
+                cut = threading.Timer(deadline, self._cut_connections)
+                cut.daemon = True
+                self.__cuts.append(cut)
+                cut.start()
         self.__shutdown_request = True
 
     def shutdown(self) -> None:
@@ -306,13 +314,16 @@ class BaseServer:
         """Wait for the handlers until ``deadline`` (monotonic seconds), then cut the connections that are left."""
         if self._join_units(max(0.0, deadline - time.monotonic())):
             return
+        self._cut_connections()
+        self._cut_units()
+        self._join_units(CUT_SECONDS)
+
+    def _cut_connections(self) -> None:
         left = list(self.__connections)
         for connection in left:
             connection.close()
-        peers = ", ".join(str(connection.peer) for connection in left[:10])
-        _log.warning("%s: cut %d connections that were still open: %s", self.server_address, len(left), peers)
-        self._cut_units()
-        self._join_units(CUT_SECONDS)
+        peers = ", ".join(ascii(connection.peer) for connection in left[:10])
+        _log.warning("%s: the deadline passed, and these were cut: %s", self.server_address, peers or "all handlers")
 
     def _join_units(self, timeout: float | None) -> bool:
         """Wait for what a mix-in runs; True when nothing runs any more."""
@@ -342,7 +353,13 @@ class BaseServer:
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Run the handler; the mix-ins run it elsewhere."""
-        self.finish_request(request, client_address)
+        self.__in_handler = True
+        try:
+            self.finish_request(request, client_address)
+        finally:
+            self.__in_handler = False
+            while self.__cuts:
+                self.__cuts.pop().cancel()
         self.shutdown_request(request)
 
     def server_close(self) -> None:
@@ -379,4 +396,4 @@ class BaseServer:
 
 
 #: Where this package's own server methods are defined.
-_OURS = (__name__, __name__.rpartition(".")[0] + ".socketserver")
+_OURS = tuple(f"{__name__.rpartition('.')[0]}.{module}" for module in ("baseserver", "mixins", "socketserver"))

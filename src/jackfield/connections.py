@@ -22,7 +22,7 @@ class Connection:
     connection does not keep the socket alive: a handler that lets go of it ends it.
     """
 
-    __slots__ = ("__weakref__", "_clock", "_socket", "_since", "id", "listener", "peer")
+    __slots__ = ("__weakref__", "_clock", "_since", "_socket", "id", "listener", "peer")
 
     def __init__(self, id: int, sock: Any, peer: Any, listener: str, clock: Clock) -> None:
         self.id = id

@@ -18,7 +18,6 @@ from _socket import socket as _Raw
 from collections.abc import Callable as _Callable
 from collections.abc import Iterator as _Iterator
 from socket import *  # noqa: F403
-from time import monotonic as _monotonic
 from typing import IO as _IO
 from typing import Any as _Any
 
@@ -66,8 +65,6 @@ class socket(_CooperativeSocket):
             _Raw.connect(self, address)
             return
         error = self._connect(address)
-        if error == _errno.EAGAIN and self._patience is not None:
-            raise TimeoutError("timed out")
         if error:
             raise OSError(error, _os.strerror(error))
 
@@ -75,34 +72,33 @@ class socket(_CooperativeSocket):
         """As ``socket.connect_ex``: 0, or the error number (EAGAIN when the timeout passed first)."""
         if not self._waits_itself() or self._patience == 0.0:
             return _Raw.connect_ex(self, address)
-        return self._connect(address)
+        try:
+            return self._connect(address)
+        except TimeoutError:
+            return _errno.EAGAIN
 
     def _connect(self, address: _Any) -> int:
         address, deadline, pause = self._resolved(address), self._deadline(), 0.001
         self._switch()
         while True:
             error = _Raw.connect_ex(self, address)
-            if error != _errno.EAGAIN or self.family != _socket_std.AF_UNIX:
+            if error != _errno.EAGAIN or deadline is not None or self.family != _socket_std.AF_UNIX:
                 break
-            # The backlog of a Unix listener is full, and no readiness tells when it is not (connect(2)): ask again.
-            if deadline is not None and _monotonic() >= deadline:
-                return error
+            # The backlog of a Unix listener is full. connect(2) waits for room, if the socket is blocking; no readiness
+            # tells of it: ask again. With a timeout CPython's socket is non-blocking below, and raises EAGAIN at once.
             _sleep(pause)
             pause = min(2 * pause, 0.05)
         if error not in (_errno.EINPROGRESS, _errno.EALREADY):
             return error
         green = _getcurrent()
-        try:
-            if isinstance(green, _GreenThread):
-                # Registered only now: an unconnected socket would report a hang-up for a start.
-                channel = self._join(green.reactor.poller)
-                assert channel is not None
-                channel.writable = False
-                self._wait_writable(channel, green, deadline)
-            else:
-                self._wait_in_thread(False, deadline)
-        except TimeoutError:
-            return _errno.EAGAIN
+        if isinstance(green, _GreenThread):
+            # Registered only now: an unconnected socket would report a hang-up for a start.
+            channel = self._join(green.reactor.poller)
+            assert channel is not None
+            channel.writable = False
+            self._wait_writable(channel, green, deadline)
+        else:
+            self._wait_in_thread(False, deadline)
         if self._patience is None:
             # A blocking connect leaves the kernel's socket connected, or fit for another try; it is in between until
             # connect(2) is called again. With a timeout CPython, too, asks for the error only.
@@ -210,8 +206,8 @@ class socket(_CooperativeSocket):
                 _fcntl.fcntl(pipe, _fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
             except (AttributeError, OSError):
                 pass  # /proc/sys/fs/pipe-max-size may say no: smaller steps do as well
-            if self._waits_itself() or self._patience is not None:
-                self._switch()
+            # Into a non-blocking pipe splice(2) never waits, whatever the socket's mode: the waiting is done here.
+            self._switch()
             total = 0
             while count is None or total < count:
                 step = _PIPE_SIZE if count is None else min(_PIPE_SIZE, count - total)
@@ -434,7 +430,10 @@ def _asked_of_a_thread(function: _Callable[..., _Any]) -> _Callable[..., _Any]:
     """``function`` of the standard library, by a thread of a pool when a green thread calls."""
 
     def ask(*args: _Any, **kwargs: _Any) -> _Any:
-        return _offload(function, *args, **kwargs) if _in_green() else function(*args, **kwargs)
+        try:
+            return _offload(function, *args, **kwargs) if _in_green() else function(*args, **kwargs)
+        finally:
+            del args, kwargs  # the traceback of an error keeps this frame, and must not keep what it was given
 
     ask.__name__ = ask.__qualname__ = function.__name__
     ask.__doc__ = f"As ``socket.{function.__name__}``; in a green thread it is asked of a thread of a pool."

@@ -8,7 +8,6 @@ deliberately different is listed in ``docs/differences.md``.
 from __future__ import annotations
 
 import errno as _errno
-import inspect as _inspect
 import os as _os
 import socket as _socket_std
 from collections.abc import Callable as _Callable
@@ -22,7 +21,6 @@ from .door import enable_packet_info as _enable_packet_info
 from .door import is_wildcard as _is_wildcard
 from .door import receive_batch as _receive_batch
 from .door import reply_socket as _reply_socket
-from .errors import MisuseError as _MisuseError
 from .handlers import (
     AsyncDatagramRequestHandler,
     AsyncRequestHandler,
@@ -30,22 +28,12 @@ from .handlers import (
     BaseRequestHandler,
     DatagramRequestHandler,
     StreamRequestHandler,
-    _SocketWriter,
 )
-from .modes import Crew as _Crew
-from .modes import AsyncCrew as _AsyncCrew
-from .modes import Greens as _Greens
-from .modes import Loop as _Loop
-from .modes import Processes as _Processes
-from .modes import Tasks as _Tasks
-from .modes import Threads as _Threads
-from .reactor import in_green as _in_green
-from .reactor import run as _run
+from .mixins import HAS_FORK as _HAS_FORK
+from .mixins import AsyncMixIn, GreenMixIn, ThreadingMixIn
 from .socket import socket as _socket
-from .streams import AsyncSocket as _AsyncSocket
 
 _HAS_UNIX = hasattr(_socket_std, "AF_UNIX")
-_HAS_FORK = hasattr(_os, "fork")
 
 #: What listen(2) is asked for when nobody named a backlog: the kernel cuts it to net.core.somaxconn.
 _BACKLOG = 65535
@@ -185,258 +173,6 @@ class UDPServer(TCPServer):
         """There is nothing to close."""
 
 
-# -- the mix-ins -------------------------------------------------------------------------------------------------------
-
-
-class ThreadingMixIn:
-    """Mix-in: a thread for each connection. It comes first among the bases.
-
-    Class variables: ``daemon_threads`` (False: the program waits for handlers at its end), ``block_on_close`` (True:
-    ``server_close()`` waits for them), ``max_threads`` (None: no bound; a number: clients above it wait in the kernel's
-    queue). Datagrams are handled by at most ``max_threads``, or 64, threads, in order for each client.
-    """
-
-    daemon_threads: bool = False
-    block_on_close: bool = True
-    max_threads: int | None = None
-    _most_workers: int = 64
-
-    def _make_mode(self) -> _Any:
-        return _Threads()
-
-    # Both are made when first needed, because a mix-in may find that no constructor of its own was called.
-
-    @property
-    def _mode(self) -> _Any:
-        mode = self.__dict__.get("_mode_made")
-        if mode is None:
-            mode = self.__dict__["_mode_made"] = self._make_mode()
-            mode.on_room = self._wake  # type: ignore[attr-defined]
-        mode.limit, mode.daemon = self.max_threads, self.daemon_threads
-        return mode
-
-    @property
-    def _crew(self) -> _Crew:
-        crew: _Crew | None = self.__dict__.get("_crew_made")
-        if crew is None:
-            kind = _AsyncCrew if isinstance(self._mode, _Tasks) else _Crew
-            crew = self.__dict__["_crew_made"] = kind(self._mode, self.max_threads or self._most_workers)
-        return crew
-
-    @property
-    def _threads(self) -> list[_Any]:
-        return list(self._mode)
-
-    @property
-    def dropped(self) -> int:
-        """Datagrams dropped because too many waited for a handler."""
-        return self._crew.dropped
-
-    def _has_room(self) -> bool:
-        # Datagrams are read in any case: the crew says which are dropped.
-        return self.max_threads is None or not self._accepts or not self._mode.full  # type: ignore[attr-defined]
-
-    def _join_units(self, timeout: float | None) -> bool:
-        return self._mode.join(timeout)  # type: ignore[no-any-return]
-
-    def _cut_units(self) -> None:
-        self._mode.cut()
-
-    @property
-    def _waits_at_close(self) -> bool:
-        return self.block_on_close and not self.daemon_threads
-
-    def process_request_thread(self, request: _Any, client_address: _Any) -> _Any:
-        """What runs in the thread: the handler, its errors, its end."""
-        try:
-            self.finish_request(request, client_address)  # type: ignore[attr-defined]
-        except Exception:
-            self.handle_error(request, client_address)  # type: ignore[attr-defined]
-        finally:
-            self.shutdown_request(request)  # type: ignore[attr-defined]
-
-    def process_request(self, request: _Any, client_address: _Any) -> None:
-        """Start a thread for the connection; a datagram goes to a worker."""
-        if self._accepts:  # type: ignore[attr-defined]
-            self._mode.start(self.process_request_thread, request, client_address)
-        else:
-            self._crew.submit(client_address, self.process_request_thread, request, client_address)
-
-    def server_close(self) -> None:
-        """Close the socket and, with ``block_on_close``, wait for the threads that are not daemons."""
-        super().server_close()  # type: ignore[misc]
-        if self._waits_at_close:
-            self._mode.join()
-
-
-class GreenMixIn(ThreadingMixIn):
-    """Mix-in: a green thread for each connection, on one operating-system thread. It comes first among the bases.
-
-    All of ThreadingMixIn's, with green threads for threads: ``max_threads`` bounds them as well. Outside a green thread
-    ``serve_forever()`` runs a loop of its own, and returns when the handlers have ended too (``block_on_close``; with
-    ``daemon_threads`` they are ended). A handler must not block the thread: see ``jackfield.socket``,
-    ``jackfield.sleep``, ``jackfield.offload``. Datagrams are handled by at most ``max_threads``, or 1000.
-    """
-
-    _most_workers = 1000
-
-    def _make_mode(self) -> _Any:
-        return _Greens()
-
-    def serve_forever(self, poll_interval: float = 0.5) -> None:
-        """Serve until ``shutdown()`` or ``stop()``. On an application's loop: ``await jackfield.green(serve_forever)``."""
-        if _in_green():
-            super().serve_forever(poll_interval)  # type: ignore[misc]
-        else:
-            _run(self._on_own_loop, super().serve_forever, poll_interval)  # type: ignore[misc]
-
-    def handle_request(self) -> None:
-        """Handle one request; outside a green thread this returns when its handler has ended."""
-        if _in_green():
-            super().handle_request()  # type: ignore[misc]
-        else:
-            _run(self._on_own_loop, super().handle_request)  # type: ignore[misc]
-
-    def _on_own_loop(self, serve: _Callable[..., None], *args: _Any) -> None:
-        serve(*args)
-        if self._waits_at_close:
-            self._mode.join()
-
-    def server_close(self) -> None:
-        """Close the socket and, with ``block_on_close``, wait for the green threads."""
-        super(ThreadingMixIn, self).server_close()  # type: ignore[misc]
-        # Elsewhere than in a green thread they have ended with the loop they ran on.
-        if self._waits_at_close and _in_green():
-            self._mode.join()
-
-
-class AsyncMixIn(GreenMixIn):
-    """Mix-in: a coroutine for each connection, on one thread. It comes first among the bases.
-
-    The handler class is an ``AsyncRequestHandler`` or one of its twins, and ``finish_request`` a coroutine function; in
-    all else as GreenMixIn, ``max_threads`` included.
-    """
-
-    def _make_mode(self) -> _Any:
-        handler = self.RequestHandlerClass  # type: ignore[attr-defined]
-        if not _inspect.iscoroutinefunction(getattr(handler, "run", None)):
-            raise _MisuseError(
-                f"{handler!r} is no coroutine handler: derive it from AsyncRequestHandler, or serve it by a Green… server"
-            )
-        return _Tasks()
-
-    async def finish_request(self, request: _Any, client_address: _Any) -> None:
-        """Make one instance of RequestHandlerClass and await its ``run()``."""
-        if self._accepts:  # type: ignore[attr-defined]
-            asked: _Any = _AsyncSocket(request)
-        else:
-            data, sock = request
-            asked = (data, _AsyncSocket(sock))
-        await self.RequestHandlerClass(asked, client_address, self).run()  # type: ignore[attr-defined]
-
-    async def process_request_thread(self, request: _Any, client_address: _Any) -> None:
-        """What runs in the coroutine: the handler, its errors, its end."""
-        try:
-            await self.finish_request(request, client_address)
-        except Exception:
-            self.handle_error(request, client_address)  # type: ignore[attr-defined]
-        finally:
-            self.shutdown_request(request)  # type: ignore[attr-defined]
-
-
-if _HAS_FORK:
-
-    class ForkingMixIn:
-        """Mix-in: a process for each request. It comes first among the bases.
-
-        Class variables: ``max_children`` (40; clients above it wait in the kernel's queue), ``block_on_close`` (True:
-        ``server_close()`` waits for the children), ``timeout`` (300, as in the standard library: what
-        ``handle_request()`` waits). ``active_children`` is the set of pids, or None before the first.
-        """
-
-        timeout: float | None = 300
-        active_children: set[int] | None = None
-        max_children: int = 40
-        block_on_close: bool = True
-
-        @property
-        def _mode(self) -> _Processes:
-            mode: _Processes | None = self.__dict__.get("_mode_made")
-            if mode is None:
-                mode = self.__dict__["_mode_made"] = _Processes()
-                mode.on_reaped = self._reaped
-            mode.limit = self.max_children
-            return mode
-
-        def _reaped(self, pid: int) -> None:
-            if self.active_children is not None:
-                self.active_children.discard(pid)
-
-        def _serving_begins(self, loop: _Loop) -> None:
-            super()._serving_begins(loop)  # type: ignore[misc]
-            self._mode.watch_on(loop)
-
-        def _serving_ends(self) -> None:
-            self._mode.watch_on(None)
-            super()._serving_ends()  # type: ignore[misc]
-
-        def _has_room(self) -> bool:
-            return not self._mode.full
-
-        def _join_units(self, timeout: float | None) -> bool:
-            return self._mode.join(timeout)
-
-        def _cut_units(self) -> None:
-            self._mode.cut()
-
-        def collect_children(self, *, blocking: bool = False) -> None:
-            """Take the exit codes of children that have ended; with ``blocking``, wait for all."""
-            if blocking:
-                self._mode.join()
-            else:
-                self._mode.reap()
-
-        def handle_timeout(self) -> None:
-            """Called when ``handle_request()`` found none within ``timeout``."""
-            self.collect_children()
-
-        def service_actions(self) -> None:
-            """Called after each turn of the loop."""
-            super().service_actions()  # type: ignore[misc]
-            self.collect_children()
-
-        def process_request(self, request: _Any, client_address: _Any) -> None:
-            """Fork a process for the request."""
-            pid = self._mode.fork(self._in_child, (request, client_address))
-            if self.active_children is None:
-                self.active_children = set()
-            self.active_children.add(pid)
-            self.close_request(request)  # type: ignore[attr-defined]
-
-        def _in_child(self, request: _Any, client_address: _Any) -> None:
-            """What runs in the child: the handler, its errors, its end; the process is gone when this returns."""
-            self._mode.forget()
-            if self._accepts:  # type: ignore[attr-defined]
-                # A child that held the listening socket would keep the port, and let clients connect to nobody.
-                self.socket.close()  # type: ignore[attr-defined]
-            failed = True
-            try:
-                try:
-                    self.finish_request(request, client_address)  # type: ignore[attr-defined]
-                    failed = False
-                except Exception:
-                    self.handle_error(request, client_address)  # type: ignore[attr-defined]
-            finally:
-                self.shutdown_request(request)  # type: ignore[attr-defined]
-            if failed:
-                raise SystemExit(1)
-
-        def server_close(self) -> None:
-            """Close the socket and, with ``block_on_close``, wait for the children."""
-            super().server_close()  # type: ignore[misc]
-            self.collect_children(blocking=self.block_on_close)
-
-
 # -- the composed classes ----------------------------------------------------------------------------------------------
 
 
@@ -486,6 +222,7 @@ __all__ = [
 ]
 
 if _HAS_FORK:
+    from .mixins import ForkingMixIn
 
     class ForkingTCPServer(ForkingMixIn, TCPServer):
         """TCP, a process for each connection."""

@@ -49,6 +49,7 @@ class Server:
 
     def __init__(self, *arguments: str, cwd: Path | None = None, **popen: Any) -> None:
         self.said: list[str] = []
+        self._unread = b""
         self.process = subprocess.Popen(
             [*PROGRAM, "serve", *arguments],
             stdin=subprocess.DEVNULL,
@@ -64,13 +65,21 @@ class Server:
         """Read stderr up to the line that is wanted."""
         assert self.process.stderr is not None
         deadline = time.monotonic() + SECONDS
-        while select.select([self.process.stderr], [], [], max(0.0, deadline - time.monotonic()))[0]:
-            line = self.process.stderr.readline().decode()
-            if not line:
+        while True:
+            line, end, rest = self._unread.partition(b"\n")
+            if end:
+                self._unread = rest
+                self.said.append(line.decode())
+                if wanted(self.said[-1]):
+                    return self.said[-1]
+            elif select.select([self.process.stderr], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                # Not readline(): what a buffered reader has taken already is nothing that select() would see.
+                data = os.read(self.process.stderr.fileno(), 65536)
+                if not data:
+                    break
+                self._unread += data
+            else:
                 break
-            self.said.append(line.rstrip("\n"))
-            if wanted(line):
-                return line
         self.process.kill()
         self.process.communicate()
         raise AssertionError(f"the server did not say it; it said: {self.said}")
@@ -96,7 +105,7 @@ class Server:
     def wait(self) -> int:
         """The exit code; what is said meanwhile is added to `said`."""
         _, rest = self.process.communicate(timeout=SECONDS)
-        self.said += rest.decode().splitlines()
+        self.said += (self._unread + rest).decode().splitlines()
         return self.process.returncode
 
     def __enter__(self) -> Server:

@@ -40,9 +40,16 @@ def test_socket(kind: str, transport: str, name: str, check: Callable[..., None]
     check(SOCKET, name, FACTORIES[kind](transport), NOT_PROMISED[kind] | NOT_OVER[transport])
 
 
-def test_the_green_suite_on_uvloop() -> None:
-    """The reactor's other host, on what differs there: waiting, timeouts, ends."""
+@pytest.fixture(scope="module")
+def uvloop() -> Any:
+    """uvloop, with the pipe that it opens at its first loop and keeps."""
     uvloop = pytest.importorskip("uvloop")
+    uvloop.new_event_loop().close()
+    return uvloop
+
+
+def test_the_green_suite_on_uvloop(uvloop: Any) -> None:
+    """The reactor's other host, on what differs there: waiting, timeouts, ends."""
     some = ["echoes", "flows_both_ways", "timeouts_future_reading", "timeouts_of_accept", "close_wakes", "carries_files"]
     report = SOCKET.run(green_sockets(loop_factory=uvloop.new_event_loop), only=some)
     assert list(report.passed) == some

@@ -40,6 +40,17 @@ def _a_thread_stays_behind() -> None:
     cls.server_close = server_close
 
 
+def _connect_starts_a_thread() -> None:
+    cls = importlib.import_module("socket").socket
+    original = cls.connect
+
+    def connect(self: Any, address: Any) -> None:
+        threading.Thread(target=threading.Event().wait, daemon=True).start()
+        original(self, address)
+
+    cls.connect = connect
+
+
 def _a_test_never_ends() -> None:
     cls = importlib.import_module("socket").socket
     cls.detach = lambda self: threading.Event().wait()
@@ -50,5 +61,6 @@ DAMAGE: dict[str, Callable[[], None]] = {
     "no-unix-family": _no_unix_family,
     "handler-is-never-called": _handler_is_never_called,
     "a-thread-stays-behind": _a_thread_stays_behind,
+    "connect-starts-a-thread": _connect_starts_a_thread,
     "a-test-never-ends": _a_test_never_ends,
 }

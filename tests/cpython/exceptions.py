@@ -10,27 +10,7 @@ NOT_RUN: dict[str, str] = {
 PLAIN: dict[str, str] = {}
 
 # test_socket with clients and servers as green threads of one thread.
-_HANDLER_RAISES = (
-    "CPython runs a signal handler in the frame that holds the thread: while green threads wait that is the loop's, "
-    "so what the handler raises leaves jackfield.run(), not the waiting call"
-)
-GREEN: dict[str, str] = {
-    f"test_socket.{name}": _HANDLER_RAISES
-    for name in (
-        "GeneralModuleTests.test_sendall_interrupted",
-        "GeneralModuleTests.test_sendall_interrupted_with_timeout",
-        "InterruptedRecvTimeoutTest.testInterruptedRecvTimeout",
-        "InterruptedRecvTimeoutTest.testInterruptedRecvIntoTimeout",
-        "InterruptedRecvTimeoutTest.testInterruptedRecvfromTimeout",
-        "InterruptedRecvTimeoutTest.testInterruptedRecvfromIntoTimeout",
-        "InterruptedRecvTimeoutTest.testInterruptedRecvmsgTimeout",
-        "InterruptedRecvTimeoutTest.testInterruptedRecvmsgIntoTimeout",
-        "InterruptedSendTimeoutTest.testInterruptedSendTimeout",
-        "InterruptedSendTimeoutTest.testInterruptedSendtoTimeout",
-        "InterruptedSendTimeoutTest.testInterruptedSendmsgTimeout",
-        "TCPTimeoutTest.testInterruptedTimeout",
-    )
-}
+GREEN: dict[str, str] = {}
 
 # test_socketserver, threading servers as they are.
 SERVERS: dict[str, str] = {}

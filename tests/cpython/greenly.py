@@ -25,7 +25,7 @@ from jackfield import GreenThread
 _END_OF_CLIENTS = 30.0
 
 # Green threads of the test that runs.
-_spawned: list["GreenThread[Any]"] = []
+_spawned: list[GreenThread] = []
 
 
 class _Twin:
@@ -73,7 +73,7 @@ def _run(test: unittest.TestCase, run: Callable[[Any], Any], result: unittest.Te
         gc.collect()
 
 
-def _spawn(fn: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> "GreenThread[Any]":
+def _spawn(fn: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> GreenThread:
     def body() -> None:
         # thread.exit() ends a thread without a word.
         with contextlib.suppress(SystemExit):
@@ -98,8 +98,7 @@ class _Thread:
         self._green = _spawn(self._target, self._args, {})
 
     def join(self, timeout: float | None = None) -> None:
-        with contextlib.suppress(TimeoutError):
-            self._green.join(timeout)
+        self._green.join(timeout)
 
 
 @contextlib.contextmanager
@@ -108,10 +107,7 @@ def _wait_threads_exit(timeout: float | None = None) -> Iterator[None]:
         yield
     finally:
         limit = _END_OF_CLIENTS if timeout is None else timeout
-        for green in _spawned:
-            with contextlib.suppress(TimeoutError):
-                green.join(limit)
-        left = [green for green in _spawned if not green.done]
+        left = [green for green in _spawned if not green.join(limit)]
         if left:
             raise AssertionError(f"still there {limit} s after the test: {left}")
 

@@ -43,12 +43,14 @@ def _run(
 
 def test_in_plain_threads_what_passes_on_the_standard_library_passes_on_ours(baseline: Run, tmp_path: Path) -> None:
     ours = _run("ours", tmp_path, only=baseline.names("passed"))
-    assert complaints(baseline, ours, exceptions.PLAIN) == []
+    found = complaints(baseline, ours, exceptions.PLAIN)
+    assert not found, "\n\n".join(found)
 
 
 def test_in_green_threads_what_passes_on_the_standard_library_passes_on_ours(baseline: Run, tmp_path: Path) -> None:
     ours = _run("green", tmp_path, only=baseline.names("passed"))
-    assert complaints(baseline, ours, exceptions.GREEN) == []
+    found = complaints(baseline, ours, exceptions.GREEN)
+    assert not found, "\n\n".join(found)
 
 
 # The broken cases: each gate, shown to fail.
@@ -73,6 +75,13 @@ def test_a_socket_module_that_lacks_a_name_is_found_by_its_skips(baseline: Run, 
     assert found == [
         f"{BYTES_ADDRESS}: ran on the standard library, skipped on ours: {ours.outcomes[BYTES_ADDRESS].detail}"
     ]
+
+
+def test_a_green_run_that_is_not_on_one_thread_is_found(baseline: Run, tmp_path: Path) -> None:
+    ours = _run("green", tmp_path, only={RECV}, broken="connect-starts-a-thread", workers=1)
+    found = complaints(_only(baseline, {RECV}), ours)
+    assert [text.partition(":")[0] for text in found] == [RECV]
+    assert "not on one thread" in found[0]
 
 
 @pytest.mark.parametrize("face", ["ours", "green"])

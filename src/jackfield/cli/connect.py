@@ -10,7 +10,7 @@ import sys
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
 from jackfield.cli import exits
-from jackfield.cli.arguments import UsageError, address, duration
+from jackfield.cli.arguments import UsageError, duration
 from jackfield.cli.text import complain
 
 if TYPE_CHECKING:
@@ -46,7 +46,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "address",
         metavar="ADDR",
         nargs="?",
-        type=address,
         help="host:9999, :9999 (this machine), tcp:// udp:// (4, 6) unix: unixgram: unixpacket: fd://N",
     )
     limits = parser.add_argument_group("time")
@@ -99,6 +98,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Connect and talk; the exit code: 0 done, 1 the network or an expectation failed, 2 the call was wrong."""
     # Imported late: `connect --help` needs none of it.
+    from jackfield.address import parse_address
     from jackfield.cli.conversation import Conversation, open_tape
     from jackfield.cli.dial import dial, parse_source
     from jackfield.cli.pipe import hold_standard_descriptors
@@ -108,6 +108,7 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError("connect where? For example: jackfield connect localhost:9999")
     if options.send_only and options.recv_only:
         raise UsageError("--send-only and --recv-only leave nothing to do: choose one")
+    address = parse_address(options.address)
     source = parse_source(options.source) if options.source is not None else None
     steps = [parse_step(flag, text) for flag, text in options.steps or ()]
 
@@ -122,7 +123,7 @@ def run(options: argparse.Namespace) -> int:
             return stack.enter_context(open_tape(path, flag)) if path is not None else None
 
         output, record = tape(options.output, "-o"), tape(options.record, "--record")
-        line = stack.enter_context(dial(options.address, options.timeout, source, options.allow_broadcast))
+        line = stack.enter_context(dial(address, options.timeout, source, options.allow_broadcast))
         conversation = Conversation(line, options.crlf, output, record)
         if options.only_connect:
             return _report_open(conversation, options)

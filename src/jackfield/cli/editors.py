@@ -133,7 +133,7 @@ class PlainEditor:
             signal.setitimer(signal.ITIMER_REAL, self.TICK, self.TICK)
             if self._hung_up:
                 raise HungUpError
-            return input(self._prompt)
+            return self._input()
         except HungUpError:
             # Without readline, the kernel holds what is typed until Enter; the shell would be given it next.
             termios.tcflush(STDIN, termios.TCIFLUSH)
@@ -145,6 +145,16 @@ class PlainEditor:
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             self._reading = False
+
+    def _input(self) -> str:
+        try:
+            return input(self._prompt)
+        except SystemError as error:
+            # input() runs pending signal handlers once more after one has raised (builtin_input, 3.11-3.13), and takes
+            # it amiss when the second, in all innocence, returns: the exception that counts is the cause.
+            if error.__cause__ is None:
+                raise
+            raise error.__cause__ from None
 
     def show(self, text: str) -> None:
         self._taken.clear()

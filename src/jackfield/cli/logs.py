@@ -21,9 +21,11 @@ _STYLE = {"warning": "yellow", "error": "red", "critical": "red", "debug": "dim"
 
 
 class TextFormatter(logging.Formatter):
-    """``2025-01-31 12:00:00.000 warning jackfield.door: text``; a traceback on the lines below it.
+    """``2025-01-31 12:00:00.000 warning jackfield.door: text``; a text of several lines goes on indented, as does a
+    traceback.
 
-    Control characters are written out: what a peer sent can neither start a line of its own nor steer a terminal.
+    Control characters are written out, so that nothing a peer sent can steer a terminal; and what it sent can be no
+    line of its own, for only a record begins at the margin.
     """
 
     def __init__(self, color: bool = False) -> None:
@@ -35,9 +37,9 @@ class TextFormatter(logging.Formatter):
         if level in _STYLE:
             level = paint(level, _STYLE[level], self._color)
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.created))
-        line = f"{when}.{int(record.msecs):03d} {level} {record.name}: {escape(record.getMessage())}"
-        trace = _trace(self, record)
-        return f"{line}\n{escape(trace, keep=chr(10))}" if trace else line
+        text = "\n".join([record.getMessage(), *_trace(self, record)])
+        shown = escape(text, keep="\n").replace("\n", "\n    ")
+        return f"{when}.{int(record.msecs):03d} {level} {record.name}: {shown}"
 
 
 class JsonFormatter(logging.Formatter):
@@ -56,18 +58,18 @@ class JsonFormatter(logging.Formatter):
         }
         entry.update(getattr(record, "fields", {}))
         if trace := _trace(self, record):
-            entry["trace"] = trace
+            entry["trace"] = "\n".join(trace)
         # ASCII: the line then means the same to every reader, a lone surrogate of an undecodable name included.
         return json.dumps(entry, default=str)
 
 
-def _trace(formatter: logging.Formatter, record: logging.LogRecord) -> str:
+def _trace(formatter: logging.Formatter, record: logging.LogRecord) -> list[str]:
     parts = []
     if record.exc_info:
         parts.append(formatter.formatException(record.exc_info))
     if record.stack_info:
         parts.append(formatter.formatStack(record.stack_info))
-    return "\n".join(parts)
+    return parts
 
 
 def set_up_logging(level: str, style: str, file: str | None, color: str) -> logging.Handler:

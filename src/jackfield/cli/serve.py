@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import sys
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from jackfield.cli import exits
 from jackfield.cli.arguments import UsageError, address, count, duration
+from jackfield.errors import StartError
 
 if TYPE_CHECKING:
     from jackfield.door import Listener
@@ -106,9 +109,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Serve; the exit code: 0 asked to stop and stopped, 2 the call was wrong, 3 it could not start, 130 cut short."""
     # Imported late: `serve --help` needs none of it.
+    import logging
+
     from jackfield.cli.logs import set_up_logging
-    from jackfield.cli.stopping import AskedToStop, StopSignals
-    from jackfield.cli.target import TargetError, check_target
+    from jackfield.cli.stopping import StuckError
+    from jackfield.cli.target import check_target
 
     if options.target is not None:
         check_target(options.target)
@@ -116,21 +121,36 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError("--factory goes with a TARGET")
     level = options.log_level or ("debug" if options.verbose else "warning" if options.quiet else "info")
     set_up_logging(level, options.log_format, options.log_file, options.color)
+    try:
+        return _run(options)
+    except StuckError as error:
+        logging.getLogger("jackfield.serve").error("%s", error)
+        logging.shutdown()
+        # Python would wait at its end for threads that hold on, such as those of concurrent.futures.
+        os._exit(error.code)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from jackfield.cli.stopping import AskedToStop, StopSignals
+    from jackfield.cli.target import TargetError
+
     with contextlib.ExitStack() as stack:
         signals = stack.enter_context(StopSignals())
         try:
-            server, listeners = _start(options, stack)
+            server = _prepare(options, stack)
+            signals.hold()
         except AskedToStop:
             return exits.OK
         except TargetError as error:
             sys.stderr.write(error.trace)
             raise
-        _announce(options, server, listeners)
+        server.start()
+        _announce(options, server)
         return signals.serve_until_stopped(server, options.graceful_timeout)
 
 
-def _start(options: argparse.Namespace, stack: contextlib.ExitStack) -> tuple[Server, list[Listener]]:
-    """Bind, then load the target, then serve: a port in use is told before a slow application has started."""
+def _prepare(options: argparse.Namespace, stack: contextlib.ExitStack) -> Server:
+    """Bind, then load the target: a port in use is told before a slow application has started."""
     from jackfield.address import parse_address
     from jackfield.door import open_listeners
     from jackfield.server import Server
@@ -147,29 +167,57 @@ def _start(options: argparse.Namespace, stack: contextlib.ExitStack) -> tuple[Se
     limits = {"max_threads": options.max_threads, "max_children": options.max_children}
     server = Server(
         handler,
-        *[listener.socket for listener in listeners],
+        *listeners,
         mode=mode,
         graceful_timeout=options.graceful_timeout,
+        loop_factory=_loop_factory(options.loop),
         name=options.name,
         **{name: value for name, value in limits.items() if value is not None},
     )
-    server.start()
-    return server, listeners
+    _refuse_idle_flags(options, server.mode)
+    return server
 
 
 def _choose(options: argparse.Namespace) -> tuple[type[Any], str]:
     """The handler class and the mode."""
+    mode: str = options.mode
     if options.target is None:
         from jackfield.cli.upper import AsyncUpper, Upper
 
-        mode = "green" if options.mode == "auto" else options.mode
+        mode = "green" if mode == "auto" else mode
         return (AsyncUpper if mode == "async" else Upper), mode
-    from jackfield.cli.target import load_target
+    from jackfield.cli.target import is_coroutine_handler, load_target
 
-    return load_target(options.target, options.app_dir, options.factory), options.mode
+    handler = load_target(options.target, options.app_dir, options.factory)
+    if mode != "auto" and is_coroutine_handler(handler) != (mode == "async"):
+        written, fix = ("async def", "-k async") if mode != "async" else ("def", "-k green")
+        raise UsageError(f"-k {mode} cannot run {options.target}, whose handle is written with `{written}`: use {fix}")
+    return handler, mode
 
 
-def _announce(options: argparse.Namespace, server: Server, listeners: list[Listener]) -> None:
+def _loop_factory(loop: str) -> Callable[[], Any] | None:
+    if loop != "uvloop":
+        return None
+    try:
+        import uvloop
+    except ImportError as error:
+        raise StartError("--loop uvloop needs the extra: pip install 'jackfield[uvloop]'") from error
+    factory: Callable[[], Any] = uvloop.new_event_loop
+    return factory
+
+
+def _refuse_idle_flags(options: argparse.Namespace, mode: str) -> None:
+    """A limit that would not hold is worse than none: whoever wrote it relies on it."""
+    for flag, given, modes in (
+        ("--max-threads", options.max_threads is not None, ("thread",)),
+        ("--max-children", options.max_children is not None, ("process",)),
+        ("--loop", options.loop != "auto", ("green", "async")),
+    ):
+        if given and mode not in modes:
+            raise UsageError(f"{flag} goes with -k {' and -k '.join(modes)}, and this is -k {mode}")
+
+
+def _announce(options: argparse.Namespace, server: Server) -> None:
     import logging
 
     from jackfield.cli.banner import Facts, is_open_to_all
@@ -177,7 +225,7 @@ def _announce(options: argparse.Namespace, server: Server, listeners: list[Liste
 
     log = logging.getLogger("jackfield.serve")
     info = server.info()
-    locations = [listener.location for listener in listeners]
+    locations = server.addresses
     limits = [f"graceful {options.graceful_timeout:g}s"]
     facts = Facts(
         options.target or "upper-case echo",

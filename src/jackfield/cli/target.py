@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import sys
 import traceback
@@ -13,7 +14,7 @@ from typing import Any
 from jackfield.cli.arguments import UsageError, nearest
 from jackfield.errors import StartError
 
-__all__ = ["TargetError", "check_target", "load_target"]
+__all__ = ["TargetError", "check_target", "is_coroutine_handler", "load_target"]
 
 
 class TargetError(StartError):
@@ -130,6 +131,11 @@ def _check_handler(found: Any, text: str, factory: bool) -> type[Any]:
 def _is_handler(value: Any) -> bool:
     # By what it can do: one derived from the standard library's BaseRequestHandler is as good as one of ours.
     return isinstance(value, type) and callable(getattr(value, "handle", None))
+
+
+def is_coroutine_handler(handler: type[Any]) -> bool:
+    """Whether its ``handle`` is written with ``async def``."""
+    return inspect.iscoroutinefunction(getattr(handler, "handle", None))
 
 
 def _describe(value: Any) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from jackfield.socketserver import AsyncRequestHandler, BaseRequestHandler
 
 __all__ = ["AsyncUpper", "Upper"]
 
 
-class Upper(BaseRequestHandler):
+class Upper(BaseRequestHandler[Any]):
     """The upper-case echo of blocking modes: a stream until nothing more comes, or one datagram."""
 
     def handle(self) -> None:
@@ -19,7 +21,7 @@ class Upper(BaseRequestHandler):
             self.request.sendall(data.upper())
 
 
-class AsyncUpper(AsyncRequestHandler):
+class AsyncUpper(AsyncRequestHandler[Any]):
     """The same as a coroutine."""
 
     async def handle(self) -> None:

@@ -179,5 +179,3 @@ class GreenLoop:
     def close(self) -> None:
         for fd in list(self._channels):
             self.ignore(fd)
-
-

@@ -56,7 +56,9 @@ def offload(function: Callable[..., T], /, *args: Any, **kwargs: Any) -> Any:
     """
     current = getcurrent()
     if current.__class__ is GreenThread:
-        return _joined(current, _pool().submit(function, *args, **kwargs))
+        future = _pool().submit(function, *args, **kwargs)
+        del args, kwargs  # the traceback of an error keeps this frame, and must not keep what it was given
+        return _joined(current, future)
     if _loop_runs_here():
         return asyncio.wrap_future(_pool().submit(function, *args, **kwargs))
     return function(*args, **kwargs)

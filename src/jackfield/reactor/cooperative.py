@@ -37,6 +37,9 @@ DONTWAIT: int = getattr(_socket_std, "MSG_DONTWAIT", 0)
 WAITALL: int = getattr(_socket_std, "MSG_WAITALL", 0)
 PEEK: int = getattr(_socket_std, "MSG_PEEK", 0)
 
+#: With these the kernel answers at once, even on a blocking socket (recv(2)).
+NEVER_WAITS: int = DONTWAIT | getattr(_socket_std, "MSG_ERRQUEUE", 0)
+
 #: Operations in a row that may succeed without waiting before the others have their turn. A peer that always has data
 #: would otherwise keep its green thread running for ever.
 STREAK = 64
@@ -158,7 +161,7 @@ class CooperativeSocket(_socket_std.socket):
         ``deadline`` (monotonic seconds) replaces the socket's patience where several calls share one.
         """
         green = getcurrent()
-        if self._patience == 0.0 or (flags & DONTWAIT and self._patience is None):
+        if self._patience == 0.0 or (flags & NEVER_WAITS and self._patience is None):
             return operation(flags)
         channel = self._join(green.reactor.poller) if isinstance(green, GreenThread) else None
         if channel is None and not self._switched:
@@ -166,17 +169,18 @@ class CooperativeSocket(_socket_std.socket):
         if deadline is None:
             deadline = self._deadline()
         while True:
+            # Tried first, whatever the hints say: what CPython decides before any system call is decided there.
             try:
-                if channel is None or (channel.readable if reading else channel.writable):
-                    result = operation(flags | DONTWAIT)
-                    if channel is not None:
-                        channel.streak += 1
-                        if channel.streak >= STREAK:
-                            channel.streak = 0
-                            green.pass_turn()  # type: ignore[attr-defined]
-                    return result
+                result = operation(flags | DONTWAIT)
             except BlockingIOError:
                 pass
+            else:
+                if channel is not None:
+                    channel.streak += 1
+                    if channel.streak >= STREAK:
+                        channel.streak = 0
+                        green.pass_turn()
+                return result
             if channel is None:
                 self._wait_in_thread(reading, deadline)
             elif reading:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import contextvars
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
 
 from greenlet import GreenletExit as GreenExit
@@ -253,24 +253,50 @@ def run(
     else:
         raise MisuseError("run() where a loop runs already: write 'await jackfield.green(fn)' or jackfield.spawn(fn)")
     with asyncio.Runner(loop_factory=loop_factory) as runner:
-        return runner.run(_first_green(function, args, kwargs))
-
-
-async def _first_green(function: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> T:
-    reactor = current_reactor()
-    first = spawn_on(reactor, function, args, kwargs)
-    try:
+        first = _First(runner)
+        work: Coroutine[Any, Any, T] = first.run(function, args, kwargs)
         while True:
             try:
-                return await first  # type: ignore[no-any-return]
-            except asyncio.CancelledError:
-                # The runner cancels its main task on Ctrl-C; blocking-style code expects KeyboardInterrupt.
-                if first.done:
+                return runner.run(work)
+            except BaseException as error:
+                if first.thread is None or first.thread.done:
                     raise
-                first.kill(KeyboardInterrupt)
-    finally:
-        await _end_the_rest(reactor)
-        reactor.close()
+                # CPython runs a signal handler in whatever frame holds the thread, and while all wait that is the
+                # loop's. What it raised belongs where the program waits, as it would come out of a plain thread's recv.
+                first.thread.kill(error)
+                work = first.go_on()
+
+
+class _First:
+    """The first green thread of a loop made for it, and the coroutine that waits for its end."""
+
+    def __init__(self, runner: asyncio.Runner) -> None:
+        self._runner = runner
+        self._task: asyncio.Task[Any] | None = None
+        self.thread: GreenThread | None = None
+
+    async def run(self, function: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> T:
+        reactor = current_reactor()
+        self._task = asyncio.current_task()
+        self.thread = spawn_on(reactor, function, args, kwargs)
+        try:
+            while True:
+                try:
+                    return await self.thread  # type: ignore[no-any-return]
+                except asyncio.CancelledError:
+                    # The runner cancels its main task on Ctrl-C, and counts that: blocking-style code expects
+                    # KeyboardInterrupt. Any other cancellation is the loop's end.
+                    if self.thread.done:
+                        raise
+                    self.thread.kill(KeyboardInterrupt if getattr(self._runner, "_interrupt_count", 0) else GreenExit)
+        finally:
+            await _end_the_rest(reactor)
+            reactor.close()
+
+    async def go_on(self) -> Any:
+        """Wait for what :meth:`run` still does, after an exception has ended the loop's own run."""
+        assert self._task is not None
+        return await self._task
 
 
 async def _end_the_rest(reactor: Reactor) -> None:

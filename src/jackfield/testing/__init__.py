@@ -13,10 +13,7 @@ from .own_process import OwnProcess
 from .server_handlers import AskedToFail, async_handler, blocking_handler
 from .server_suite import DATAGRAM_SERVER, STREAM_SERVER
 from .servers import ClassServers, NativeServers, ServerFactory, stdlib_servers
-try:
-    from .serving import ServedServer, serve
-except ImportError:
-    pass
+from .serving import ServedServer, serve
 from .socket_suite import SOCKET
 from .sockets import SocketFactory, green_sockets, stdlib_sockets, thread_sockets
 from .suite import ConformanceError, NotPromised, Report, Suite

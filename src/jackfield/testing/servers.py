@@ -16,7 +16,7 @@ from .server_handlers import AskedToFail, async_handler, blocking_handler
 
 __all__ = ["ClassServers", "NativeServers", "ServerFactory", "stdlib_servers"]
 
-STOP_SECONDS = 1.0
+STOP_SECONDS = 0.25
 """What a server is given to let its handlers finish before their connections are cut."""
 
 

@@ -39,7 +39,7 @@ class ServedServer(Server):
     def _note(self, error: BaseException) -> None:
         if isinstance(error, ENDED_FROM_OUTSIDE):
             return
-        if isinstance(error, OSError) and self.state not in ("new", "starting", "serving", "running"):
+        if isinstance(error, OSError) and self.draining:
             return  # its connection was cut
         self.errors.append(error)
 
