@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import inspect
 import os
+import socket as _socket_std
+import socketserver as _socketserver_std
 from collections.abc import Callable
 from typing import Any
 
+from .baseserver import BaseServer
 from .errors import MisuseError
 from .modes import AsyncCrew, Crew, Greens, Loop, Processes, Tasks, Threads
 from .reactor import in_green, run
 from .streams import AsyncSocket
 
 HAS_FORK = hasattr(os, "fork")
+
+
+def _accepts(server: Any) -> bool:
+    """True for a server of connections. A mix-in may stand over a class of the standard library's, such as
+    ``http.server.HTTPServer``, which knows nothing of ours."""
+    own = getattr(server, "_accepts", None)
+    return bool(own if own is not None else server.socket_type != _socket_std.SOCK_DGRAM)
 
 
 class ThreadingMixIn:
@@ -38,7 +48,7 @@ class ThreadingMixIn:
         mode = self.__dict__.get("_mode_made")
         if mode is None:
             mode = self.__dict__["_mode_made"] = self._make_mode()
-            mode.on_room = self._wake  # type: ignore[attr-defined]
+            mode.on_room = getattr(self, "_wake", None)
         mode.limit, mode.daemon = self.max_threads, self.daemon_threads
         return mode
 
@@ -61,7 +71,7 @@ class ThreadingMixIn:
 
     def _has_room(self) -> bool:
         # Datagrams are read in any case: the crew says which are dropped.
-        return self.max_threads is None or not self._accepts or not self._mode.full  # type: ignore[attr-defined]
+        return self.max_threads is None or not _accepts(self) or not self._mode.full  # type: ignore[attr-defined]
 
     def _join_units(self, timeout: float | None) -> bool:
         return self._mode.join(timeout)  # type: ignore[no-any-return]
@@ -84,7 +94,9 @@ class ThreadingMixIn:
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Start a thread for the connection; a datagram goes to a worker."""
-        if self._accepts:  # type: ignore[attr-defined]
+        if _accepts(self):
+            if not isinstance(self, BaseServer):
+                self._mode.wait_room()  # our own loop sees to it before it accepts
             self._mode.start(self.process_request_thread, request, client_address)
         else:
             self._crew.submit(client_address, self.process_request_thread, request, client_address)
@@ -106,6 +118,14 @@ class GreenMixIn(ThreadingMixIn):
     """
 
     _most_workers = 1000
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if issubclass(cls, _socketserver_std.BaseServer):
+            raise MisuseError(
+                f"{cls.__name__} mixes green threads or coroutines into a server class of the standard library's, whose "
+                "sockets would stop the loop; write e.g. class HTTPServer(jackfield.socketserver.GreenTCPServer)"
+            )
 
     def _make_mode(self) -> Any:
         return Greens()
@@ -154,7 +174,7 @@ class AsyncMixIn(GreenMixIn):
 
     async def finish_request(self, request: Any, client_address: Any) -> None:
         """Make one instance of RequestHandlerClass and await its ``run()``."""
-        if self._accepts:  # type: ignore[attr-defined]
+        if _accepts(self):  # type: ignore[attr-defined]
             asked: Any = AsyncSocket(request)
         else:
             data, sock = request
@@ -243,7 +263,7 @@ if HAS_FORK:
         def _in_child(self, request: Any, client_address: Any) -> None:
             """What runs in the child: the handler, its errors, its end; the process is gone when this returns."""
             self._mode.forget()
-            if self._accepts:  # type: ignore[attr-defined]
+            if _accepts(self):
                 # A child that held the listening socket would keep the port, and let clients connect to nobody.
                 self.socket.close()  # type: ignore[attr-defined]
             failed = True

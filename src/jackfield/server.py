@@ -34,12 +34,13 @@ CUT_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class ServerInfo:
-    """What a server is and has done so far. ``uptime`` in seconds since it began to listen."""
+    """What a server is and has done so far: ``limit`` units at once at most, ``uptime`` in seconds of listening."""
 
     name: str
     mode: str
     state: str
     addresses: tuple[str, ...]
+    limit: int
     connections: int
     accepted: int
     refused: int
@@ -338,6 +339,7 @@ class Server:
             mode=self.mode,
             state=self.state,
             addresses=self._locations,
+            limit=self._limit,
             connections=len(service.connections),
             accepted=service.connections.total,
             refused=service.refused,

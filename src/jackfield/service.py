@@ -209,8 +209,9 @@ class Service:
             self._close(sock)
 
     def _in_child(self, work: Callable[[], None], own: Any) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, signal.SIG_DFL)
+        # A terminal's Ctrl-C goes to every process in its foreground; how the children end is the parent's to say.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         self.units.forget()
         for listener in self.listeners:
             if listener.socket is not own:

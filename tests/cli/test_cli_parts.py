@@ -178,7 +178,7 @@ def test_source(text: str, address: Address) -> None:
 
 def test_a_source_that_is_none() -> None:
     with pytest.raises(AddressError):
-        parse_source("tcp://")
+        parse_source("a b")
 
 
 def record(text: str, *arguments: object, error: BaseException | None = None) -> logging.LogRecord:

@@ -50,7 +50,14 @@ def uvloop() -> Any:
 
 def test_the_green_suite_on_uvloop(uvloop: Any) -> None:
     """The reactor's other host, on what differs there: waiting, timeouts, ends."""
-    some = ["echoes", "flows_both_ways", "timeouts_future_reading", "timeouts_of_accept", "close_wakes", "carries_files"]
+    some = [
+        "echoes",
+        "flows_both_ways",
+        "timeouts_future_reading",
+        "timeouts_of_accept",
+        "close_wakes",
+        "carries_files",
+    ]
     report = SOCKET.run(green_sockets(loop_factory=uvloop.new_event_loop), only=some)
     assert list(report.passed) == some
 

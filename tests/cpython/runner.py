@@ -98,9 +98,12 @@ class _Gathering:
         self.outcomes: dict[str, Outcome] = {}
         self.littering: set[str] = set()
         self.children: list[_Child] = []
+        self.given_up = False
 
     def start(self) -> tuple[_Child, Iterator[dict[str, Any]]]:
         with self.lock:
+            if self.given_up:
+                raise RuntimeError("the run was given up")
             child = _Child(self.order, self.scratch / f"child-{len(self.children)}")
             self.children.append(child)
         reports = child.reports()
@@ -116,11 +119,21 @@ class _Gathering:
         return child, reports
 
     def _plan(self, classes: dict[str, list[str]]) -> None:
+        for cls in NOT_RUN.keys() - classes.keys():
+            if cls.startswith(f"{self.order['suite']}."):
+                raise RuntimeError(f"NOT_RUN names {cls}, which this interpreter's tests do not have")
         rank = {name: place for place, name in enumerate(_SLOWEST)}
         for cls in sorted(classes, key=lambda name: rank.get(name, len(rank))):
             names = [name for name in classes[cls] if self.only is None or name in self.only]
             if names and cls not in NOT_RUN:
                 self.todo.put(names)
+
+    def give_up(self) -> None:
+        """End every child, and start no other."""
+        with self.lock:
+            self.given_up = True
+            for child in self.children:
+                child.end()
 
     def work(self) -> None:
         """Feed one child, and its successors where it fails, until nothing is left to do."""
@@ -184,8 +197,7 @@ def run(
             for future in [pool.submit(gathering.work) for _ in range(workers)]:
                 future.result()
         finally:
-            for child in gathering.children:
-                child.end()
+            gathering.give_up()
     record = {
         "order": order,
         "seconds": time.monotonic() - began,

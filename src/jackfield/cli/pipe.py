@@ -25,8 +25,11 @@ STDIN, STDOUT = 0, 1
 LINGER = 1.0
 """Seconds of silence that end a conversation whose end cannot be seen: datagrams, or ``--send-only``."""
 
+LULL = 0.5
+"""Seconds without input after which a peer that has closed its own direction is taken to be gone (socat's -t)."""
+
 TURN = 0.05
-"""Seconds between two looks at whether input is still flowing to a peer that has closed its own direction."""
+"""Seconds between two looks at whether input is still flowing."""
 
 
 def hold_standard_descriptors() -> None:
@@ -145,11 +148,18 @@ class Pump:
                 if lingering:
                     return
                 raise NetworkError(f"nothing passed for {limit:g}s (-i)")
-        # It closed its direction, not ours: what is on its way from standard input may still be wanted.
-        while feeding and (self._sending or readable(STDIN)):
+        if feeding:
+            self._finish_feeding(fed)
+
+    def _finish_feeding(self, fed: int) -> None:
+        """The other side closed its direction, not ours: while input is flowing, it may still be wanted."""
+        give_up_at = time.monotonic() + LULL
+        while (now := time.monotonic()) < give_up_at:
             if readable(fed, TURN):
                 self._check_feeder()
-                feeding = False
+                return
+            if self._sending or readable(STDIN):
+                give_up_at = now + LULL
 
     def _check_feeder(self) -> None:
         if self._failure is not None:

@@ -57,6 +57,7 @@ class Units(Generic[U]):
         self._live: set[U] = set()
         self._lock = threading.Lock()
         self._waits: list[Any] = []
+        self._room_waits: list[Any] = []
 
     @property
     def live(self) -> int:
@@ -83,12 +84,25 @@ class Units(Generic[U]):
             idle = not self._live
             if idle:
                 waits, self._waits = self._waits, []
+            if was_full:
+                waits += self._room_waits
+                self._room_waits = []
         for wait in waits:
             wait.wake()
         if idle and self.on_idle is not None:
             self.on_idle()
         if was_full and self.on_room is not None:
             self.on_room()
+
+    def wait_room(self) -> None:
+        """Wait until there is room, for an accept loop that is not of this package."""
+        while self.full:
+            wait = blocking_wait()
+            with self._lock:
+                if not self.full:
+                    return
+                self._room_waits.append(wait)
+            wait.wait()
 
     def join(self, timeout: float | None = None) -> bool:
         wait = blocking_wait()

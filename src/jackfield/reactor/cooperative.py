@@ -40,6 +40,9 @@ PEEK: int = getattr(_socket_std, "MSG_PEEK", 0)
 #: With these the kernel answers at once, even on a blocking socket (recv(2)).
 NEVER_WAITS: int = DONTWAIT | getattr(_socket_std, "MSG_ERRQUEUE", 0)
 
+#: No machine has room to receive as much at once.
+ABSURD = 1 << 40
+
 #: Operations in a row that may succeed without waiting before the others have their turn. A peer that always has data
 #: would otherwise keep its green thread running for ever.
 STREAK = 64
@@ -58,7 +61,14 @@ class CooperativeSocket(_socket_std.socket):
     __slots__ = ("_channel", "_patience", "_registered", "_short_is_empty", "_switched", "received", "sent")
 
     def __init__(self, family: int = -1, type: int = -1, proto: int = -1, fileno: int | None = None) -> None:
-        super().__init__(family, type, proto, fileno)
+        try:
+            super().__init__(family, type, proto, fileno)
+        except PermissionError as error:
+            if type & 0xF != _socket_std.SOCK_RAW:
+                raise
+            # raw(7): only a process with this capability may open one. The type and number stay what they were.
+            advice = "a raw socket needs the capability CAP_NET_RAW: run as root, or setcap cap_net_raw+ep on the program"
+            raise PermissionError(error.errno, f"{error.strerror}: {advice}") from None
         #: Bytes taken from the kernel and given to it so far.
         self.received = 0
         self.sent = 0
@@ -163,7 +173,7 @@ class CooperativeSocket(_socket_std.socket):
         green = getcurrent()
         if self._patience == 0.0 or (flags & NEVER_WAITS and self._patience is None):
             return operation(flags)
-        channel = self._join(green.reactor.poller) if isinstance(green, GreenThread) else None
+        channel = self._join(green.poller) if isinstance(green, GreenThread) else None
         if channel is None and not self._switched:
             return operation(flags)
         if deadline is None:
@@ -209,8 +219,8 @@ class CooperativeSocket(_socket_std.socket):
         if green.__class__ is not GreenThread or flags:
             return self._recv_otherwise(bufsize, flags)
         channel = self._channel
-        if channel is None or channel.poller is not green.reactor.poller:
-            channel = self._join(green.reactor.poller)
+        if channel is None or channel.poller is not green.poller:
+            channel = self._join(green.poller)
             if channel is None:
                 return self._recv_otherwise(bufsize, flags)
         deadline = None if self._patience is None else monotonic() + self._patience
@@ -232,7 +242,7 @@ class CooperativeSocket(_socket_std.socket):
                             channel.streak = 0
                             green.pass_turn()
                     return data
-            elif bufsize <= 0:
+            elif not 0 < bufsize < ABSURD:
                 return _recv(self, bufsize, DONTWAIT)  # nothing to wait for: CPython answers or refuses at once
             if deadline is None and channel.reader is None:
                 # The way of nearly every message, written out: park without a deadline.
@@ -315,7 +325,7 @@ class CooperativeSocket(_socket_std.socket):
         if green.__class__ is GreenThread and data.__class__ is bytes:
             # The way of nearly every answer, written out: all of it fits the kernel's buffer at once.
             channel = self._channel
-            if channel is not None and channel.poller is green.reactor.poller and channel.writable:
+            if channel is not None and channel.poller is green.poller and channel.writable:
                 try:
                     taken = _send(self, data, flags | DONTWAIT)
                 except BlockingIOError:

@@ -61,12 +61,12 @@ class Reactor:
 
     def schedule_from_anywhere(self, waiter: Waiter) -> None:
         """``waiter`` has its turn soon. From any thread; in silence when the loop is closed: nobody waits there."""
-        if threading.get_ident() == self.thread_id:
-            self.schedule(waiter)
-            return
-        self.poller.runnable.append(waiter)
         try:
-            self.loop.call_soon_threadsafe(self._turn)
+            if threading.get_ident() == self.thread_id:
+                self.schedule(waiter)
+            else:
+                self.poller.runnable.append(waiter)
+                self.loop.call_soon_threadsafe(self._turn)
         except RuntimeError:
             if not self.loop.is_closed():
                 raise

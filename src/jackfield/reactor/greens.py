@@ -14,6 +14,7 @@ from greenlet import getcurrent, greenlet
 
 from ..errors import MisuseError
 from .core import Reactor, current_reactor
+from .poller import Poller
 from .timers import NEVER, Timer
 from .waiting import AsyncWait, GreenWait, Wait, blocking_wait
 
@@ -35,7 +36,7 @@ class GreenThread(greenlet):
     Awaiting it (``await green``) does what ``result()`` does, in a coroutine.
     """
 
-    __slots__ = ("_args", "_error", "_function", "_joiners", "_kwargs", "_timer", "_value", "done", "hub", "name",
+    __slots__ = ("_args", "_error", "_function", "_joiners", "_kwargs", "_timer", "_value", "done", "hub", "name", "poller",
                  "reactor")  # fmt: skip
 
     def __init__(
@@ -43,6 +44,7 @@ class GreenThread(greenlet):
     ) -> None:
         super().__init__(parent=reactor.hub)
         self.reactor = reactor
+        self.poller: Poller = reactor.poller
         self.hub = reactor.hub
         self.name: str = getattr(function, "__qualname__", None) or repr(function)
         #: True once it has returned, raised or been killed.

@@ -124,7 +124,7 @@ class AsyncWait:
                 raise
 
     def _resolve(self) -> None:
-        if not self._future.done():
+        if not self._future.done() and not self._loop.is_closed():
             self._future.set_result(None)
 
 

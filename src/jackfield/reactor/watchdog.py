@@ -57,13 +57,15 @@ class Watchdog:
             if self._closed.is_set():
                 return
             self._work.clear()
-            turn, held, report_at = -1, 0.0, self._threshold
+            turn: tuple[object, int] | None = None
+            held, report_at = 0.0, self._threshold
             while not self._closed.wait(self._threshold):
                 if not poller.dispatching:
                     self.resting = True
                     break
-                if poller.turns != turn:
-                    turn, held, report_at = poller.turns, 0.0, self._threshold
+                now = (poller.current, poller.rounds)
+                if now != turn:
+                    turn, held, report_at = now, 0.0, self._threshold
                     continue
                 held += self._threshold
                 if held >= report_at:

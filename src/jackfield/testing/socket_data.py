@@ -83,9 +83,14 @@ def sendall_to_a_slow_reader(factory: SocketFactory) -> None:
     """One sendall of 64 MiB to a reader that rests on the way: all of it arrives, in order."""
     data = pattern(BULK)
     with factory() as (a, b):
-        results = factory.together(lambda: a.sendall(data), lambda: receive_slowly(b, BULK, factory.units.sleep))
-        equal(results[0], None, "what sendall returns")
+
+        def sender() -> None:
+            a.sendall(data)
+            a.shutdown(_socket_std.SHUT_WR)
+
+        results = factory.together(sender, lambda: receive_slowly(b, BULK, factory.units.sleep))
         equal(results[1], digest(data), "hash of the 64 MiB")
+        equal(b.recv(1), b"", "after the last byte")
 
 
 @SOCKET.check
@@ -93,17 +98,24 @@ def sends_in_parts(factory: SocketFactory) -> None:
     """send may take a part, says how much, and a loop over it carries everything."""
     data = memoryview(pattern(16 * MIB))
     with factory() as (a, b):
+        # With a timeout, because a send that may block for ever does not return before all is taken (send(2)).
+        a.settimeout(30)
         a.setsockopt(_socket_std.SOL_SOCKET, _socket_std.SO_SNDBUF, 65536)
 
-        def sender() -> None:
-            sent = 0
+        def sender() -> int:
+            sent, parts = 0, 0
             while sent < len(data):
                 taken = a.send(data[sent:])
                 true(0 < taken <= len(data) - sent, f"send said it took {taken} of {len(data) - sent} bytes")
                 sent += taken
+                parts += 1
+            a.shutdown(_socket_std.SHUT_WR)
+            return parts
 
         results = factory.together(sender, lambda: receive_slowly(b, len(data), factory.units.sleep))
         equal(results[1], digest(data), "hash of what was sent in parts")
+        equal(b.recv(1), b"", "after the last byte")
+        true(results[0] > 1, "16 MiB went into a buffer of 64 KiB at one go")
 
 
 @SOCKET.check
