@@ -57,7 +57,8 @@ class BaseServer:
 
     May be overridden: ``server_bind()``, ``server_activate()``, ``get_request()``, ``handle_timeout()``,
     ``verify_request(request, client_address)``, ``server_close()``, ``process_request(request, client_address)``,
-    ``shutdown_request(request)``, ``close_request(request)``, ``service_actions()``, ``handle_error(request, address)``.
+    ``shutdown_request(request)``, ``close_request(request)``, ``service_actions()``,
+    ``handle_error(request, client_address)``.
 
     Class variable: ``timeout``, the seconds that ``handle_request()`` waits for a request (None: for ever).
     """
@@ -76,6 +77,7 @@ class BaseServer:
         self.__policy: AcceptPolicy | None = None
         self.__resume_at = 0.0
         self.__waits: list[Any] = []
+        self.__error: OSError = BlockingIOError(errno.EAGAIN, "nothing waits")
         self.__in_handler = False
         self.__cuts: list[threading.Timer] = []
 
@@ -157,12 +159,10 @@ class BaseServer:
         if self.__has_own("_handle_request_noblock"):
             self._handle_request_noblock()
             return
-        if self.__policy is None:
-            self.__policy = AcceptPolicy(name=str(self.server_address))
         # A get_request() of the user's own may block on a datagram socket, which was left blocking for the handlers.
         careful = self.__has_own("service_actions") or (self.__has_own("get_request") and not self._accepts)
         outcome = accept_batch(
-            self.__next_request, self.__take, self.__policy, 1 if careful else BUDGET, report=_log.warning
+            self.__next_request, self.__take, self._policy, 1 if careful else BUDGET, report=_log.warning
         )
         if outcome.action is Action.CLOSED:
             self.__stop_asked = True
@@ -170,6 +170,12 @@ class BaseServer:
                 _log.error("%s: the listening socket is gone (%s); serving ends", self.server_address, outcome.error)
         elif outcome.pause:
             self.__resume_at = time.monotonic() + outcome.pause
+
+    @property
+    def _policy(self) -> AcceptPolicy:
+        if self.__policy is None:
+            self.__policy = AcceptPolicy(name=str(self.server_address))
+        return self.__policy
 
     #: True where requests are accepted connections, False where they are datagrams.
     _accepts: ClassVar[bool] = True
@@ -183,7 +189,8 @@ class BaseServer:
         """Handle one request, if there is one; False if there is none after all."""
         try:
             taken = self.get_request()
-        except OSError:
+        except OSError as error:
+            self.__error = error
             return False
         self.__take(taken)
         return True
@@ -243,6 +250,15 @@ class BaseServer:
                         ready.clear()
                         if self._handle_request_noblock() is not False or self.fileno() < 0:
                             return
+                        if self._policy.verdict(self.__error) in (Action.PAUSE, Action.UNKNOWN, Action.CLOSED):
+                            # As the standard library, this returns without a request; but a program that calls it in a
+                            # loop is not to spin while, say, descriptors are short.
+                            text = self._policy.begin(self.__error)
+                            if text is not None:
+                                _log.warning(text)
+                            loop.ignore(self.fileno())
+                            loop.turn(self._policy.pause if left is None else min(left, self._policy.pause))
+                            return
                     if left == 0.0:
                         self.handle_timeout()
                         return
@@ -294,7 +310,7 @@ class BaseServer:
         """Stop ``serve_forever()`` and wait until it has stopped.
 
         Where waiting could not end, it is a request and returns at once: on the thread that serves (a handler of a
-        synchronous server, a signal handler), and when nobody serves; the next ``serve_forever()`` then returns at once.
+        synchronous server, a signal handler), and when nobody serves: the next ``serve_forever()`` returns at once.
         """
         self.__shutdown_request = True
         serving = self.__serving
@@ -365,7 +381,7 @@ class BaseServer:
     def server_close(self) -> None:
         """Called to clean up the server."""
 
-    def finish_request(self, request: Any, client_address: Any) -> None:
+    def finish_request(self, request: Any, client_address: Any) -> Any:
         """Make one instance of RequestHandlerClass, which handles the request."""
         self.RequestHandlerClass(request, client_address, self)
 

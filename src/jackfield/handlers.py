@@ -79,9 +79,9 @@ def serve_with(handler_class: Any, request: Any, client_address: Any, server: An
     if not (isinstance(handler_class, type) and issubclass(handler_class, BaseRequestHandler)):
         handler_class(request, client_address, server)
         return
-    handler = handler_class.__new__(handler_class)
+    handler: Any = handler_class.__new__(handler_class)
     handler._waits_for_server = True
-    handler.__init__(request, client_address, server)  # type: ignore[misc]
+    handler.__init__(request, client_address, server)
     run_handler(handler)
 
 

@@ -71,7 +71,7 @@ class ThreadingMixIn:
 
     def _has_room(self) -> bool:
         # Datagrams are read in any case: the crew says which are dropped.
-        return self.max_threads is None or not _accepts(self) or not self._mode.full  # type: ignore[attr-defined]
+        return self.max_threads is None or not _accepts(self) or not self._mode.full
 
     def _join_units(self, timeout: float | None) -> bool:
         return self._mode.join(timeout)  # type: ignore[no-any-return]
@@ -123,15 +123,18 @@ class GreenMixIn(ThreadingMixIn):
         super().__init_subclass__(**kwargs)
         if issubclass(cls, _socketserver_std.BaseServer):
             raise MisuseError(
-                f"{cls.__name__} mixes green threads or coroutines into a server class of the standard library's, whose "
-                "sockets would stop the loop; write e.g. class HTTPServer(jackfield.socketserver.GreenTCPServer)"
+                f"{cls.__name__} mixes green threads or coroutines into a server class of the standard library's, "
+                "whose sockets would stop the loop; write e.g. class HTTPServer(jackfield.socketserver.GreenTCPServer)"
             )
 
     def _make_mode(self) -> Any:
         return Greens()
 
     def serve_forever(self, poll_interval: float = 0.5) -> None:
-        """Serve until ``shutdown()`` or ``stop()``. On an application's loop: ``await jackfield.green(serve_forever)``."""
+        """Serve until ``shutdown()`` or ``stop()``.
+
+        On an application's loop: ``await jackfield.green(server.serve_forever)``.
+        """
         if in_green():
             super().serve_forever(poll_interval)  # type: ignore[misc]
         else:
@@ -168,13 +171,14 @@ class AsyncMixIn(GreenMixIn):
         handler = self.RequestHandlerClass  # type: ignore[attr-defined]
         if not inspect.iscoroutinefunction(getattr(handler, "run", None)):
             raise MisuseError(
-                f"{handler!r} is no coroutine handler: derive it from AsyncRequestHandler, or serve it by a Green… server"
+                f"{handler!r} is no coroutine handler: derive it from AsyncRequestHandler, "
+                "or serve it by a Green… server"
             )
         return Tasks()
 
     async def finish_request(self, request: Any, client_address: Any) -> None:
         """Make one instance of RequestHandlerClass and await its ``run()``."""
-        if _accepts(self):  # type: ignore[attr-defined]
+        if _accepts(self):
             asked: Any = AsyncSocket(request)
         else:
             data, sock = request
@@ -215,7 +219,7 @@ if HAS_FORK:
             mode.limit = self.max_children
             return mode
 
-        def _reaped(self, pid: int) -> None:
+        def _reaped(self, pid: int, status: int) -> None:
             if self.active_children is not None:
                 self.active_children.discard(pid)
 

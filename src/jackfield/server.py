@@ -18,7 +18,7 @@ from .door import Listener, open_listeners
 from .errors import MisuseError
 from .lifecycle import LifeCycle, State
 from .modes import Loop, Processes, open_loop
-from .reactor import AsyncWait, Watchdog, blocking_wait, current_reactor, in_green, run, spawn
+from .reactor import AsyncWait, Watchdog, blocking_wait, current_reactor, in_green, loop_runs_here, run, spawn
 from .service import Service
 
 _log = logging.getLogger("jackfield.server")
@@ -57,8 +57,8 @@ class Server:
     ``"udp://:514"``, ``"unix:/run/x.sock"``, ``"unixgram:…"``, ``"fd://3"``), numbers, ``(host, port)`` tuples, open
     sockets (duplicated) or open ``Listener`` objects (taken over); ``tcp://127.0.0.1:9999`` when none is given.
 
-    ``mode``: ``serial``, ``thread``, ``process``, ``green``, ``async``; ``auto`` is async for a handler whose ``handle``
-    is a coroutine function and thread for any other. ``max_threads`` (256), ``max_children`` (40) and
+    ``mode``: ``serial``, ``thread``, ``process``, ``green``, ``async``; ``auto`` is async for a handler whose
+    ``handle`` is a coroutine function and thread for any other. ``max_threads`` (256), ``max_children`` (40) and
     ``max_connections`` (10,000, or what the descriptor limit leaves) bound what runs at once; clients above it wait in
     the kernel's queue, ``backlog`` long (the kernel cuts it to net.core.somaxconn). ``graceful_timeout`` (30 s) is what
     ``stop()`` gives handlers to finish.
@@ -92,6 +92,8 @@ class Server:
         most = room if max_connections is None else min(max_connections, room)
         self._limit = min({"thread": max_threads, "process": max_children}.get(self.mode, 10_000), most)
         self._life = LifeCycle()
+        #: Whoever pops this begins the server, or ends it before it began: list.pop() is whole for threads and signals.
+        self._not_begun = [True]
         self._service = Service(handler, self.mode, self._limit, (), self)
         self._locations: tuple[str, ...] = ()
         self._loop: Loop | None = None
@@ -134,7 +136,7 @@ class Server:
         self.bind()
         if not self._begin():
             return self
-        if self.mode in ("green", "async") and (in_green() or _loop_runs_here()):
+        if self.mode in ("green", "async") and (in_green() or loop_runs_here()):
             spawn(self._serve)
         else:
             thread = threading.Thread(target=self._serve_in_thread, name=f"jackfield-{self.name}", daemon=True)
@@ -143,7 +145,7 @@ class Server:
 
     def serve_forever(self) -> None:
         """Bind, and serve on this thread until stopped. Raises what ended the serving, if an error did."""
-        if not in_green() and _loop_runs_here():
+        if not in_green() and loop_runs_here():
             raise MisuseError("serve_forever() would hold the loop that runs here; write server.start()")
         if self._life.state is State.SERVING:
             self.wait_stopped()
@@ -155,10 +157,13 @@ class Server:
             raise self._error
 
     def _begin(self) -> bool:
-        if self._life.ended:  # stopped before it began
-            return False
+        try:
+            self._not_begun.pop()
+        except IndexError:
+            return False  # stopped before it began
         self._life.move(State.SERVING)
         self._since = time.monotonic()
+        _log.info("%s: listening on %s", self.name, ", ".join(self._locations))
         return True
 
     def _serve_in_thread(self) -> None:
@@ -218,14 +223,21 @@ class Server:
         moment = time.monotonic() + (self.graceful_timeout if deadline is None else deadline)
         self._deadline = moment if self._deadline is None else min(moment, self._deadline)
         if self._life.state is State.NEW:
-            self._service.close_listeners()
-            self._end(State.STOPPED)
-            return
+            try:
+                self._not_begun.pop()
+            except IndexError:
+                pass  # start() was faster, and will find the deadline
+            else:
+                self._service.close_listeners()
+                self._end(State.STOPPED)
+                return
         loop = self._loop
         if loop is not None:
             loop.wake()
         if self.mode == "serial" and self._service.live:
             # The loop cannot see to the deadline while a handler runs on its thread.
+            if self._serial_cut is not None:
+                self._serial_cut.cancel()
             cut = self._serial_cut = threading.Timer(max(0.0, self._deadline - time.monotonic()), self._cut_serial)
             cut.daemon = True
             cut.start()
@@ -393,11 +405,3 @@ def _descriptor_room() -> int:
     """Connections that the soft limit of descriptors leaves room for."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return max(1, soft - RESERVED_DESCRIPTORS) if soft != resource.RLIM_INFINITY else 1_000_000
-
-
-def _loop_runs_here() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True

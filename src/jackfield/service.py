@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import logging
@@ -16,6 +17,7 @@ from .connections import Connection, Connections
 from .door import AcceptPolicy, Action, Datagram, Listener, accept_batch, receive_batch, reply_socket
 from .handlers import serve_with
 from .modes import AsyncCrew, Crew, Greens, Loop, Processes, Serial, Tasks, Threads
+from .reactor import GreenExit
 from .streams import AsyncSocket
 
 _log = logging.getLogger("jackfield.server")
@@ -133,7 +135,7 @@ class Service:
     def _serve_stream(self, sock: Any, peer: Any) -> None:
         try:
             serve_with(self.handler, sock, peer, self.owner)
-        except Exception as error:
+        except BaseException as error:
             self._failed(peer, error)
         finally:
             self._close(sock)
@@ -141,7 +143,7 @@ class Service:
     async def _serve_stream_async(self, sock: Any, peer: Any) -> None:
         try:
             await self.handler(AsyncSocket(sock), peer, self.owner).run()
-        except Exception as error:
+        except BaseException as error:
             self._failed(peer, error)
         finally:
             self._close(sock)
@@ -154,6 +156,9 @@ class Service:
         self.connections.leave(sock)
 
     def _failed(self, peer: Any, error: BaseException) -> None:
+        """Every end of a handler is accounted for. SystemExit ends its handler; being cut and Ctrl-C go their way."""
+        if isinstance(error, (GreenExit, asyncio.CancelledError, KeyboardInterrupt)):
+            raise error
         if isinstance(error, PEER_LEFT):
             _log.debug("%s left: %s", ascii(peer), error)
         else:
@@ -190,7 +195,7 @@ class Service:
         peer = _readable_peer(datagram.peer)
         try:
             serve_with(self.handler, (datagram.data, reply_socket(listener.socket, datagram)), peer, self.owner)
-        except Exception as error:
+        except BaseException as error:
             self._failed(peer, error)
 
     async def _serve_datagram_async(self, listener: Listener, datagram: Datagram) -> None:
@@ -198,12 +203,13 @@ class Service:
         try:
             sock = AsyncSocket(reply_socket(listener.socket, datagram))  # type: ignore[arg-type]
             await self.handler((datagram.data, sock), peer, self.owner).run()
-        except Exception as error:
+        except BaseException as error:
             self._failed(peer, error)
 
     # -- children ----------------------------------------------------------------------------------------------------
 
-    def _child_ended(self, pid: int) -> None:
+    def _child_ended(self, pid: int, status: int) -> None:
+        self.handler_errors += status != 0
         sock = self._children.pop(pid, None)
         if sock is not None:
             self._close(sock)
@@ -220,6 +226,8 @@ class Service:
             if connection.socket is not own and connection.socket is not None:
                 connection.socket.close()
         work()
+        if self.handler_errors:
+            raise SystemExit(1)
 
     # -- the end -----------------------------------------------------------------------------------------------------
 

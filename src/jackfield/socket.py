@@ -14,10 +14,10 @@ import errno as _errno
 import fcntl as _fcntl
 import os as _os
 import socket as _socket_std
+import typing as _typing
 from _socket import socket as _Raw
 from collections.abc import Callable as _Callable
 from collections.abc import Iterator as _Iterator
-from socket import *  # noqa: F403
 from typing import IO as _IO
 from typing import Any as _Any
 
@@ -28,6 +28,10 @@ from .reactor import GreenThread as _GreenThread
 from .reactor import in_green as _in_green
 from .reactor import offload as _offload
 from .reactor import sleep as _sleep
+
+if not _typing.TYPE_CHECKING:
+    # For type checkers it stands at the end: to them what comes first is what counts.
+    from socket import *  # noqa: F403
 
 __all__ = list(_socket_std.__all__)
 
@@ -49,15 +53,17 @@ class socket(_CooperativeSocket):
 
     __slots__ = ()
 
-    def accept(self) -> tuple[socket, _Any]:  # type: ignore[override]
+    def accept(self) -> tuple[socket, _Any]:
         """As ``socket.accept``. The new socket is blocking, or has the default timeout, whatever this one has."""
         fd, address = self._accept()
-        return socket(_Raw.family.__get__(self), _Raw.type.__get__(self), self.proto, fd), address  # type: ignore[attr-defined]
+        sock = socket(_Raw.family.__get__(self), _Raw.type.__get__(self), self.proto, fd)
+        sock._short_is_empty = self.family in (_socket_std.AF_INET, _socket_std.AF_INET6)
+        return sock, address
 
-    def _accept(self) -> tuple[int, _Any]:  # type: ignore[override]
+    def _accept(self) -> tuple[int, _Any]:
         if _in_green():
             self._switch()
-        return self._attempt(lambda _: _Raw._accept(self), reading=True)  # type: ignore[attr-defined]
+        return self._attempt(lambda _: _Raw._accept(self), reading=True)  # type: ignore[attr-defined,no-any-return]
 
     def connect(self, address: _Any, /) -> None:
         """As ``socket.connect``; the timeout covers it."""
@@ -123,7 +129,7 @@ class socket(_CooperativeSocket):
 
     def dup(self) -> socket:
         """As ``socket.dup``: the same open socket under another descriptor, with the same timeout."""
-        twin = self.__class__(self.family, self.type, self.proto, _socket_std.dup(self.fileno()))  # type: ignore[attr-defined]
+        twin = self.__class__(self.family, self.type, self.proto, _socket_std.dup(self.fileno()))
         if self._switched:
             # Both share the open file's non-blocking flag (dup(2)): clearing it for one would clear it for both.
             _Raw.settimeout(twin, 0.0)
@@ -257,7 +263,7 @@ def _regular(file: _IO[bytes]) -> tuple[int, int]:
 
 def fromfd(fd: int, family: int, type: int, proto: int = 0) -> socket:
     """As ``socket.fromfd``: a socket object for a duplicate of ``fd``."""
-    return socket(family, type, proto, _socket_std.dup(fd))  # type: ignore[attr-defined]
+    return socket(family, type, proto, _socket_std.dup(fd))
 
 
 def socketpair(family: int | None = None, type: int = _socket_std.SOCK_STREAM, proto: int = 0) -> tuple[socket, socket]:
@@ -273,7 +279,7 @@ def _fallback_socketpair(
     family: int = _socket_std.AF_INET, type: int = _socket_std.SOCK_STREAM, proto: int = 0
 ) -> tuple[socket, socket]:
     """Two TCP sockets connected over loopback, for platforms without socketpair(2)."""
-    hosts = {_socket_std.AF_INET: "127.0.0.1", _socket_std.AF_INET6: "::1"}
+    hosts: dict[int, str] = {_socket_std.AF_INET: "127.0.0.1", _socket_std.AF_INET6: "::1"}
     if family not in hosts:
         raise ValueError("Only AF_INET and AF_INET6 socket address families are supported")
     if type != _socket_std.SOCK_STREAM:
@@ -445,3 +451,6 @@ gethostbyname_ex = _asked_of_a_thread(_socket_std.gethostbyname_ex)
 gethostbyaddr = _asked_of_a_thread(_socket_std.gethostbyaddr)
 getnameinfo = _asked_of_a_thread(_socket_std.getnameinfo)
 getfqdn = _asked_of_a_thread(_socket_std.getfqdn)
+
+if _typing.TYPE_CHECKING:
+    from socket import *  # type: ignore[assignment]  # noqa: F403

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from types import coroutine
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from .reactor import PARKED, DrivenTask, Reactor, current_reactor, green
-from .reactor.cooperative import DONTWAIT, STREAK, _recv, _recv_into, _send
+from .reactor.cooperative import ABSURD, DONTWAIT, STREAK, _closed_meanwhile, _recv, _send
 from .reactor.poller import Channel
 from .socket import socket
+
+T = TypeVar("T")
 
 #: Bytes that a reader buffers at most while it looks for a separator: asyncio's own limit.
 LIMIT = 65536
@@ -62,27 +64,31 @@ class AsyncSocket:
         channel = sock._channel
         if channel is None:
             channel = self._channel()
+            yield from _give_way(channel)
         while True:
             if channel.readable:
                 try:
                     data = _recv(sock, bufsize, flags | DONTWAIT)
                 except BlockingIOError:
                     channel.readable = False
+                except OSError as error:
+                    raise _closed_meanwhile(channel, error)  # noqa: B904
                 else:
                     taken = len(data)
                     sock.received += taken
-                    if taken < bufsize:
-                        if sock._short_is_empty and not flags:
-                            channel.readable = channel.hangup
+                    if taken < bufsize and sock._short_is_empty and not channel.hangup and not flags:
+                        channel.readable = False
                     else:
                         channel.streak += 1
                         if channel.streak >= STREAK:
-                            channel.streak = 0
-                            yield
+                            # The turn is given up before the next call, not with this one's data in hand.
+                            sock._channel = None
                     return data
-            task = asyncio.current_task()
+            elif not 0 < bufsize < ABSURD:
+                return _recv(sock, bufsize, flags | DONTWAIT)  # CPython answers or refuses at once
+            task: Any = asyncio.current_task()
             if task.__class__ is DrivenTask and channel.reader is None:
-                channel.reader = task  # type: ignore[assignment]
+                channel.reader = task
                 try:
                     yield PARKED
                 except BaseException:
@@ -92,30 +98,13 @@ class AsyncSocket:
             else:
                 yield from self._readable(channel)
 
-    @coroutine
-    def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> Generator[Any, Any, int]:
+    async def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
         """As ``recv``, into ``buffer``; returns the number of bytes."""
-        sock, channel = self.socket, self._channel()
-        while True:
-            try:
-                taken = _recv_into(sock, buffer, nbytes, flags | DONTWAIT)
-            except BlockingIOError:
-                channel.readable = False
-                yield from self._readable(channel)
-            else:
-                sock.received += taken
-                return taken
+        return await self._attempt(lambda: self.socket.recv_into(buffer, nbytes, flags | DONTWAIT), reading=True)
 
-    @coroutine
-    def recvfrom(self, bufsize: int, flags: int = 0) -> Generator[Any, Any, tuple[bytes, Any]]:
+    async def recvfrom(self, bufsize: int, flags: int = 0) -> tuple[bytes, Any]:
         """One datagram and where it came from."""
-        channel = self._channel()
-        while True:
-            try:
-                return self.socket.recvfrom(bufsize, flags | DONTWAIT)
-            except BlockingIOError:
-                channel.readable = False
-                yield from self._readable(channel)
+        return await self._attempt(lambda: self.socket.recvfrom(bufsize, flags | DONTWAIT), reading=True)
 
     # -- sending -----------------------------------------------------------------------------------------------------
 
@@ -127,10 +116,8 @@ class AsyncSocket:
         """
         sock = self.socket
         channel = sock._channel
-        if channel is None:
-            channel = self._channel()
         taken = 0
-        if channel.writable and channel.writer is None and data.__class__ is bytes:
+        if channel is not None and channel.writable and channel.writer is None and data.__class__ is bytes:
             try:
                 taken = _send(sock, data, flags | DONTWAIT)
             except BlockingIOError:
@@ -143,53 +130,35 @@ class AsyncSocket:
                 if taken == len(data):
                     channel.streak += 1
                     if channel.streak >= STREAK:
-                        channel.streak = 0
-                        return asyncio.sleep(0)
+                        sock._channel = None  # the next call gives the turn up first
                     return _DONE
                 channel.writable = False
-        return self._send_rest(channel, data, taken, flags)
+        return self._send_rest(data, taken, flags)
 
-    async def _send_rest(self, channel: Channel, data: Any, total: int, flags: int) -> None:
-        sock = self.socket
+    async def _send_rest(self, data: Any, total: int, flags: int) -> None:
         with memoryview(data) as whole, whole.cast("B") as view:
             try:
                 while total < len(view):
-                    if not channel.writable or channel.writer is not None:
-                        await self._writable(channel)
-                    try:
-                        taken = _send(sock, view[total:], flags | DONTWAIT)
-                    except BlockingIOError:
-                        channel.writable = False
-                        continue
-                    total += taken
-                    sock.sent += taken
+                    total += await self.send(view[total:], flags)
             except OSError as error:
                 error.bytes_sent = total  # type: ignore[attr-defined]
                 raise
 
     async def send(self, data: Any, flags: int = 0) -> int:
         """Send what the kernel takes of ``data``, at least a byte; returns how many."""
-        channel = self._channel()
-        while True:
-            try:
-                taken = _send(self.socket, data, flags | DONTWAIT)
-            except BlockingIOError:
-                channel.writable = False
-                await self._writable(channel)
-            else:
-                self.socket.sent += taken
-                return taken
+
+        def once() -> int:
+            taken = _send(self.socket, data, flags | DONTWAIT)
+            self.socket.sent += taken
+            return taken
+
+        return await self._attempt(once, reading=False)
 
     async def sendto(self, data: Any, *flags_and_address: Any) -> int:
         """``sendto(data, address)`` or ``sendto(data, flags, address)``."""
         *flags, address = flags_and_address
-        channel = self._channel()
-        while True:
-            try:
-                return self.socket.sendto(data, (flags[0] if flags else 0) | DONTWAIT, address)
-            except BlockingIOError:
-                channel.writable = False
-                await self._writable(channel)
+        flag = (flags[0] if flags else 0) | DONTWAIT
+        return await self._attempt(lambda: self.socket.sendto(data, flag, address), reading=False)
 
     # -- by a green thread, so that there is one copy of it ----------------------------------------------------------
 
@@ -220,6 +189,28 @@ class AsyncSocket:
         assert channel is not None
         return channel
 
+    async def _attempt(self, operation: Callable[[], T], *, reading: bool) -> T:
+        """``operation()``, which does not wait, until it no longer says EAGAIN."""
+        channel = self._channel()
+        await _give_way(channel)
+        while True:
+            if not reading and channel.writer is not None:
+                await self._writable(channel)  # a misuse, which is told: another task waits to send the rest of its own
+            try:
+                result = operation()
+            except BlockingIOError:
+                if reading:
+                    channel.readable = False
+                    await self._readable(channel)
+                else:
+                    channel.writable = False
+                    await self._writable(channel)
+            except OSError as error:
+                raise _closed_meanwhile(channel, error)  # noqa: B904
+            else:
+                channel.streak += 1
+                return result
+
     @coroutine
     def _readable(self, channel: Channel) -> Generator[Any, Any, None]:
         task = asyncio.current_task()
@@ -241,6 +232,14 @@ class AsyncSocket:
         finally:
             if channel.writer is waiter:
                 channel.writer = None
+
+
+@coroutine
+def _give_way(channel: Channel) -> Generator[Any, Any, None]:
+    """The others' turn, if this channel has had many without waiting."""
+    if channel.streak >= STREAK:
+        channel.streak = 0
+        yield
 
 
 class _FutureWaiter:

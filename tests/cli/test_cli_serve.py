@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,17 @@ def connect(address: str, timeout: float = SECONDS) -> socket.socket:
     return socket.create_connection((host, int(port)), timeout=timeout)
 
 
+def wait_refused(address: str) -> None:
+    """Until nobody listens there any more; a stop is asked for first and done a moment later."""
+    deadline = time.monotonic() + SECONDS
+    while time.monotonic() < deadline:
+        try:
+            connect(address).close()
+        except OSError:
+            return
+    raise AssertionError(f"{address} still listens")
+
+
 # --- the upper-case echo ----------------------------------------------------------------------------------------------
 
 
@@ -95,9 +107,10 @@ def test_the_echo_goes_on_with_each_line_and_prints_nothing_for_it() -> None:
             client.sendall(b" \n")  # nothing is left once it is stripped: the end
             assert client.recv(100) == b""
         assert server.end() == 0
-    assert server.process.stdout is not None
-    assert server.said[-1].endswith("stopped: 1 connections and 0 datagrams in 0 s")
-    assert len(server.said) == 5
+    # Whether the server has seen that the client has left before it is told to stop, nobody can say.
+    records = [line for line in server.said[4:] if "may finish" not in line]
+    assert len(records) == 1
+    assert re.search(r"stopped: served 1 connection and 0 datagrams in \d+ s$", records[0])
 
 
 def test_green_is_the_mode_when_none_is_named() -> None:
@@ -223,7 +236,7 @@ def test_json_logs() -> None:
     assert ready["event"] == "ready" and ready["level"] == "info" and ready["pid"] == pid
     assert [listener.split(":")[0] for listener in ready["listeners"]] == ["tcp", "udp"]
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", ready["time"])
-    assert stopped["message"].startswith("stopped: 1 connections")
+    assert stopped["message"].startswith("stopped: served 1 connection and 0 datagrams in")
 
 
 def test_quiet_says_nothing() -> None:
@@ -295,8 +308,8 @@ def test_a_connection_may_finish(mode: str) -> None:
         server.read_until(lambda line: "1 connection may finish within 30s" in line)
         client.sendall(b"two")
         assert client.recv(100) == b"TWO"
-        with pytest.raises(OSError):
-            connect(server.address)
+        if mode != "serial":  # where the one handler has the thread, and nobody is there to close the listener
+            wait_refused(server.address)
         client.shutdown(socket.SHUT_WR)
         assert client.recv(100) == b""
         assert server.wait() == 0
@@ -309,7 +322,8 @@ def test_the_graceful_timeout_cuts_and_is_0_all_the_same(mode: str) -> None:
         assert client.recv(100) == b"ONE"
         assert server.end() == 0
         assert client.recv(100) == b""
-    assert any(" warning jackfield.server: " in line and "cut 1 of its handlers" in line for line in server.said)
+    cut = [line for line in server.said if " warning jackfield.server: " in line and "cut 1 of its handlers" in line]
+    assert len(cut) == 1, server.said
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -40,7 +40,7 @@ def check() -> Callable[[Suite[Any], str, Any, Mapping[str, str]], None]:
 
     def run(suite: Suite[Any], name: str, factory: Any, not_promised: Mapping[str, str]) -> None:
         try:
-            suite.run_one(name, factory, timeout=40)
+            suite.run_one(name, factory, timeout=15)
         except NotPromised as reason:
             assert name in not_promised, f"{factory!r} suddenly does not promise {name}: {reason}"
         else:

@@ -39,7 +39,7 @@ FACTORIES: dict[str, Callable[[str], ServerFactory]] = {
 
 # What each does not promise, and why. The lists are exact: a check that begins to pass has to leave them.
 STDLIB = {"stops_with_idle_peers": "it cannot close the connections it serves"}
-ELSEWHERE = {name: "the descriptors are another process's" for name in ("leaves_nothing_open", "leaves_no_descriptor")}
+ELSEWHERE = dict.fromkeys(("leaves_nothing_open", "leaves_no_descriptor"), "the descriptors are another process's")
 NOT_PROMISED: dict[str, Mapping[str, str]] = {
     "stdlib-threading": STDLIB,
     "stdlib-forking": {**STDLIB, **ELSEWHERE, "refuses_after_stop": "its children keep the listening socket"},

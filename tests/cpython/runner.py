@@ -79,11 +79,13 @@ class _Child:
 
     def end(self) -> str:
         """End the process and all it forked; return the end of what it wrote to standard error."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        # communicate() closes both pipes.
-        with contextlib.suppress(BrokenPipeError):
-            self._process.communicate()
+        # Until communicate() has reaped it, and only until then, the number is surely its own.
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            # Closes both pipes.
+            with contextlib.suppress(BrokenPipeError):
+                self._process.communicate()
         return self.log.read_text(errors="replace")[-4000:]
 
 

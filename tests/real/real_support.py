@@ -4,6 +4,7 @@ it is ours that serve."""
 from __future__ import annotations
 
 import contextlib
+import http.client
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -81,6 +82,12 @@ def url_of(server: Any, path: str = "/") -> str:
     return f"http://127.0.0.1:{server.server_address[1]}{path}"
 
 
+def client_of(server: Any) -> contextlib.closing[http.client.HTTPConnection]:
+    """A web client's connection, made by its first request."""
+    host, port = server.server_address[:2]
+    return contextlib.closing(http.client.HTTPConnection(host, port, timeout=SECONDS))
+
+
 @contextlib.contextmanager
 def serving(kind: Callable[..., Any], handler: Any, **attributes: Any) -> Iterator[Any]:
     """Serve ``handler`` by a server class on a port of its own, on a thread; checked at the end that it was ours.
@@ -110,8 +117,9 @@ class Meeting:
     """``enter()`` waits until ``number`` have entered, at the same time, in whatever mode: nobody who is served one
     after the other ever meets another."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, patience: float = SECONDS) -> None:
         self._missing = number
+        self._patience = patience
         self._lock = threading.Lock()
         self._all_here = Event()
 
@@ -120,7 +128,7 @@ class Meeting:
             self._missing -= 1
             if self._missing == 0:
                 self._all_here.set()
-        return self._all_here.wait(SECONDS)
+        return self._all_here.wait(self._patience)
 
 
 def command(*words: str, data: bytes = b"") -> bytes:
@@ -131,7 +139,7 @@ def command(*words: str, data: bytes = b"") -> bytes:
 
 
 def all_at_once(work: Callable[[int], Any], number: int) -> list[Any]:
-    """``work(0)``, ``work(1)`` … each on a thread of its own, at once; their results, or what the first of them raised."""
+    """``work(0)``, ``work(1)`` … each on a thread of its own, at once; their results, or the first error."""
     results: list[Any] = [None] * number
     errors: list[BaseException] = []
 

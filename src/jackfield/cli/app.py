@@ -10,13 +10,30 @@ import argparse
 import importlib
 import sys
 import time
-from collections.abc import Sequence
-from typing import Protocol, cast
 
 from jackfield.cli import exits
 from jackfield.cli.arguments import Parser, UsageError, add_globals
 from jackfield.cli.text import AUTO, complain
 from jackfield.errors import AddressError, JackfieldError, StartError
+
+# By itself, not from typing: that module takes longer to import than argparse does, and type checkers know the name.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any, Protocol
+
+    class Command(Protocol):
+        """What the module of a subcommand offers."""
+
+        EXAMPLES: str
+        ANSWERS: dict[str, str]
+
+        def configure(self, parser: argparse.ArgumentParser) -> None:
+            """Add the arguments of the subcommand."""
+
+        def run(self, options: argparse.Namespace) -> int:
+            """Do it; the exit code."""
+
 
 __all__ = ["build_parser", "main"]
 
@@ -34,22 +51,11 @@ examples:
 """
 
 
-class Command(Protocol):
-    """What the module of a subcommand offers."""
-
-    EXAMPLES: str
-    ANSWERS: dict[str, str]
-
-    def configure(self, parser: argparse.ArgumentParser) -> None:
-        """Add the arguments of the subcommand."""
-
-    def run(self, options: argparse.Namespace) -> int:
-        """Do it; the exit code."""
-
-
 def load(name: str) -> Command:
     """The module of a subcommand."""
-    return cast(Command, importlib.import_module(f"jackfield.cli.{name}"))
+    module: Any = importlib.import_module(f"jackfield.cli.{name}")
+    command: Command = module
+    return command
 
 
 def build_parser(words: Sequence[str] = tuple(COMMANDS)) -> tuple[Parser, dict[str, Parser]]:
@@ -92,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.color = getattr(options, "color", AUTO)
         options.started = started
         verbose, color = options.verbose > 0, options.color
-        command = cast("str | None", options.command)
+        command: str | None = options.command
         if extras:
             named.get(command or "", parser).reject(extras)
         if options.version:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NoReturn
+import os
 
 from jackfield.cli.text import ALWAYS, AUTO, NEVER
 from jackfield.errors import JackfieldError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from typing import Any, NoReturn
 
 __all__ = ["Parser", "UsageError", "add_globals", "address", "count", "duration", "nearest"]
 
@@ -32,7 +36,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, *args: Any, answers: Mapping[str, str] | None = None, **options: Any) -> None:
         # Abbreviated flags would change their meaning with each flag that a later release adds.
         options.setdefault("allow_abbrev", False)
-        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        options.setdefault("formatter_class", _formatter)
         super().__init__(*args, **options)
         self.answers: Mapping[str, str] = answers or {}
 
@@ -64,6 +68,18 @@ class Parser(argparse.ArgumentParser):
             if action.dest == "command":
                 raise UsageError(f"no command {value!r}; {guess}There is: {listed}")
             raise argparse.ArgumentError(action, f"no {value!r}; {guess}There is: {listed}")
+
+
+def _formatter(prog: str) -> argparse.HelpFormatter:
+    # Left to find the width by itself, argparse imports shutil for it, and that all the compression modules.
+    try:
+        columns = int(os.environ.get("COLUMNS", "")) or 80
+    except ValueError:
+        try:
+            columns = os.get_terminal_size(1).columns or 80
+        except OSError:
+            columns = 80
+    return argparse.RawDescriptionHelpFormatter(prog, width=max(columns - 2, 20))
 
 
 def add_globals(parser: argparse.ArgumentParser) -> None:

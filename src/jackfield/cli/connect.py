@@ -5,15 +5,16 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import signal
 import sys
-from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
 from jackfield.cli import exits
 from jackfield.cli.arguments import UsageError, duration
 from jackfield.cli.text import complain
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any, BinaryIO, NoReturn
+
     from jackfield.cli.conversation import Conversation
     from jackfield.cli.dial import Line
 
@@ -98,6 +99,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Connect and talk; the exit code: 0 done, 1 the network or an expectation failed, 2 the call was wrong."""
     # Imported late: `connect --help` needs none of it.
+    import signal
+
     from jackfield.address import parse_address
     from jackfield.cli.conversation import Conversation, open_tape
     from jackfield.cli.dial import dial, parse_source
@@ -181,7 +184,7 @@ def _chat(conversation: Conversation, options: argparse.Namespace) -> int:
 
     def say(text: str) -> None:
         if not options.quiet:
-            complain("jackfield", text, options.color)
+            complain("jackfield", text, options.color, "dim")
 
     client = Client(
         conversation,

@@ -7,14 +7,16 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
 
 from jackfield.cli import exits
 from jackfield.cli.arguments import UsageError, address, count, duration
 from jackfield.errors import StartError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
     from jackfield.door import Listener
     from jackfield.server import Server
 

@@ -1,4 +1,4 @@
-"""How ``serve`` is told to stop: signals, each put in a queue that the main thread works off.
+"""How ``serve`` is told to stop: a signal handler only notes the number, and the main thread acts on it.
 
 ========  ==================================================================================
 INT       orderly the first time; at once the second time, and then the exit code is 130
@@ -9,17 +9,19 @@ QUIT      at once
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
-import queue
 import signal
 import threading
 import time
+from collections import deque
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from jackfield.cli import exits
+from jackfield.cli.dial import readable
 
 if TYPE_CHECKING:
     from jackfield.server import Server
@@ -57,11 +59,16 @@ class StopSignals:
     def __init__(self) -> None:
         self._process = os.getpid()
         self._old: dict[int, Any] = {}
-        # put() of a SimpleQueue may interrupt itself, which no lock-based queue survives in a signal handler.
-        self._asked: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        self._asked: deque[int] = deque()
         self._held = False
+        self._stopped = False
+        self._wake_end = self._wake = self._old_wake = -1
 
     def __enter__(self) -> StopSignals:
+        # A signal that comes between Python's last look and the system call that waits runs CPython's C handler, which
+        # cannot end that call; it only writes to this pipe, and so what has to wait is a poll() of the pipe.
+        self._wake_end, self._wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._old_wake = signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
         for number in SIGNALS:
             self._old[number] = signal.signal(number, self._on_signal)
         return self
@@ -69,6 +76,9 @@ class StopSignals:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._old.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        signal.set_wakeup_fd(self._old_wake)
+        os.close(self._wake)
+        os.close(self._wake_end)
 
     def hold(self) -> None:
         """Signals no longer raise: from now on they wait for :meth:`serve_until_stopped`."""
@@ -80,7 +90,8 @@ class StopSignals:
         :raises StuckError: it does not stop: a handler holds on to its thread, or to the loop.
         """
         self.hold()
-        threading.Thread(target=self._tell_when_stopped, args=(server,), daemon=True, name="stopped").start()
+        watcher = threading.Thread(target=self._tell_when_stopped, args=(server,), daemon=True, name="stopped")
+        watcher.start()
         code, asked, give_up_at = exits.OK, False, math.inf
         while (number := self._next(give_up_at, code)) is not None:
             if asked or number == signal.SIGQUIT:
@@ -93,28 +104,38 @@ class StopSignals:
                 give_up_at = time.monotonic() + graceful_timeout + GIVE_UP
                 server.stop()
                 _tell_who_may_finish(server.info().connections, graceful_timeout)
+        watcher.join()
         info = server.info()
-        _log.info("stopped: %d connections and %d datagrams in %.0f s", info.accepted, info.datagrams, info.uptime)
+        served = f"{_count(info.accepted, 'connection')} and {_count(info.datagrams, 'datagram')}"
+        _log.info("stopped: served %s in %.0f s", served, info.uptime)
         if server.state == "failed":  # its thread has logged by what
             return exits.FAILED
         return code
 
     def _next(self, give_up_at: float, code: int) -> int | None:
         """The next signal; None once the server has stopped."""
-        try:
-            return self._asked.get(timeout=None if give_up_at == math.inf else max(0.0, give_up_at - time.monotonic()))
-        except queue.Empty:
-            raise StuckError(code) from None
+        while True:
+            if self._asked:
+                return self._asked.popleft()
+            if self._stopped:
+                return None
+            left = give_up_at - time.monotonic()
+            if left <= 0:
+                raise StuckError(code)
+            if readable(self._wake_end, None if left == math.inf else left):
+                os.read(self._wake_end, 4096)
 
     def _tell_when_stopped(self, server: Server) -> None:
         server.wait_stopped()
-        self._asked.put(None)
+        self._stopped = True
+        with contextlib.suppress(OSError):  # closed meanwhile, or full of wake-ups: nobody needs this one
+            os.write(self._wake, b"\0")
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         if os.getpid() != self._process:
             self._in_child(number)
         elif self._held:
-            self._asked.put(number)
+            self._asked.append(number)
         else:
             raise AskedToStop
 
@@ -130,5 +151,9 @@ class StopSignals:
 
 def _tell_who_may_finish(connections: int, graceful_timeout: float) -> None:
     if connections:
-        who = "1 connection" if connections == 1 else f"{connections} connections"
+        who = _count(connections, "connection")
         _log.info("stopping: %s may finish within %gs; Ctrl-C again stops at once", who, graceful_timeout)
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TextIO
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TextIO
 
 __all__ = ["ALWAYS", "AUTO", "NEVER", "complain", "escape", "paint", "printable", "wants_color"]
 
@@ -46,9 +49,9 @@ def paint(text: str, style: str, on: bool) -> str:
     return f"\x1b[{_STYLES[style]}m{text}\x1b[0m" if on else text
 
 
-def complain(program: str, message: str, color: str = AUTO) -> None:
-    """Write one line on stderr: who complains and of what."""
-    label = paint(f"{program}:", "red", wants_color(sys.stderr, color))
+def complain(program: str, message: str, color: str = AUTO, style: str = "red") -> None:
+    """Write one line on stderr: who complains and of what; with another style, who says what."""
+    label = paint(f"{program}:", style, wants_color(sys.stderr, color))
     try:
         print(label, escape(message), file=sys.stderr, flush=True)
     except OSError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 from collections.abc import Callable
@@ -9,6 +10,8 @@ from typing import Any
 
 from ..reactor import GreenExit, GreenThread, Reactor, current_reactor, in_green, spawn_on
 from .units import Units
+
+_log = logging.getLogger("jackfield.server")
 
 
 class Greens(Units[GreenThread]):
@@ -30,7 +33,9 @@ class Greens(Units[GreenThread]):
         except BaseException:
             # As a thread would report it; it must not end the loop that serves the others.
             kind, error, traceback = sys.exc_info()
-            threading.excepthook(threading.ExceptHookArgs((kind, error, traceback, threading.current_thread())))  # type: ignore[arg-type]
+            if isinstance(error, SystemExit):
+                _log.error("a handler ended by %r", error)  # the hook passes over it in silence
+            threading.excepthook(threading.ExceptHookArgs((kind, error, traceback, threading.current_thread())))
             del error, traceback
         finally:
             from greenlet import getcurrent

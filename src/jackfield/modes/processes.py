@@ -31,8 +31,8 @@ class Processes(Units[int]):
         self._pidfds: dict[int, int] = {}
         #: Run in the child before the work: to close what it must not hold, such as the listeners.
         self.in_child: Callable[[], object] | None = None
-        #: Called with each pid that was reaped.
-        self.on_reaped: Callable[[int], object] | None = None
+        #: Called with the pid of each that was reaped, and its wait status: 0 if all went well.
+        self.on_reaped: Callable[[int, int], object] | None = None
 
     def start(self, work: Callable[..., Any], *args: Any) -> None:
         self.fork(work, args)
@@ -104,9 +104,9 @@ class Processes(Units[int]):
 
     def _reap_one(self, pid: int, options: int = os.WNOHANG) -> bool:
         try:
-            reaped, _ = os.waitpid(pid, options)
+            reaped, status = os.waitpid(pid, options)
         except ChildProcessError:
-            reaped = pid  # somebody else waited for it, e.g. with SIGCHLD ignored
+            reaped, status = pid, 0  # somebody else waited for it, e.g. with SIGCHLD ignored
         if reaped != pid:
             return False
         pidfd = self._pidfds.pop(pid, None)
@@ -116,7 +116,7 @@ class Processes(Units[int]):
             os.close(pidfd)
         self.ended(pid)
         if self.on_reaped is not None:
-            self.on_reaped(pid)
+            self.on_reaped(pid, status)
         return True
 
     def join(self, timeout: float | None = None) -> bool:

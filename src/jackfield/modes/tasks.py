@@ -19,7 +19,7 @@ class Tasks(Units[DrivenTask]):
     def start(self, work: Callable[..., Coroutine[Any, Any, Any]], *args: Any) -> None:
         task = drive(work(*args), reactor=self._reactor or current_reactor())
         self.add(task)
-        task.add_done_callback(self.ended)  # type: ignore[arg-type]
+        task.add_done_callback(self.ended)
 
     def cut(self) -> None:
         for task in self:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 import time
@@ -9,6 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 from .units import Units
+
+_log = logging.getLogger("jackfield.server")
 
 
 class Threads(Units[threading.Thread]):
@@ -33,7 +36,9 @@ class Threads(Units[threading.Thread]):
         except BaseException:
             # Reported before the unit counts as ended: whoever joins may look at what was reported.
             kind, error, traceback = sys.exc_info()
-            threading.excepthook(threading.ExceptHookArgs((kind, error, traceback, threading.current_thread())))  # type: ignore[arg-type]
+            if isinstance(error, SystemExit):
+                _log.error("a handler ended by %r", error)  # the hook passes over it in silence
+            threading.excepthook(threading.ExceptHookArgs((kind, error, traceback, threading.current_thread())))
             del error, traceback
         finally:
             self.ended(threading.current_thread())

@@ -1,10 +1,12 @@
 """The reactor: readiness to whoever waits, green threads, the coroutine driver, and the bridges between them."""
 
+from greenlet import GreenletExit as GreenExit
+
 from .bridges import await_, offload, sleep, wait_readable, wait_writable
 from .cooperative import CooperativeSocket
-from .core import Reactor, current_reactor
+from .core import Reactor, current_reactor, loop_runs_here
 from .driver import PARKED, DrivenTask, drive
-from .greens import GreenExit, GreenThread, green, in_green, run, spawn, spawn_on
+from .greens import GreenThread, green, in_green, run, spawn, spawn_on
 from .waiting import AsyncWait, GreenWait, ThreadWait, blocking_wait
 from .watchdog import Watchdog
 
@@ -25,6 +27,7 @@ __all__ = [
     "drive",
     "green",
     "in_green",
+    "loop_runs_here",
     "offload",
     "run",
     "sleep",

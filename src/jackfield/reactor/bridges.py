@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from greenlet import getcurrent
 
 from ..errors import ClosedSocketError, MisuseError
+from .core import loop_runs_here
 from .greens import GreenThread
 from .waiting import GreenWait
 
@@ -22,14 +23,6 @@ T = TypeVar("T")
 #: Threads that run offloaded calls, for the whole process. They wait for slow machines, not for processors, so there
 #: are more of them than the library's default for an executor (processors + 4).
 OFFLOAD_THREADS = 64
-
-
-def _loop_runs_here() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
 
 
 def sleep(seconds: float) -> Any:
@@ -41,7 +34,7 @@ def sleep(seconds: float) -> Any:
         else:
             GreenWait(current).wait(seconds)
         return None
-    if _loop_runs_here():
+    if loop_runs_here():
         return asyncio.sleep(seconds)
     time.sleep(max(0.0, seconds))
     return None
@@ -59,7 +52,7 @@ def offload(function: Callable[..., T], /, *args: Any, **kwargs: Any) -> Any:
         future = _pool().submit(function, *args, **kwargs)
         del args, kwargs  # the traceback of an error keeps this frame, and must not keep what it was given
         return _joined(current, future)
-    if _loop_runs_here():
+    if loop_runs_here():
         return asyncio.wrap_future(_pool().submit(function, *args, **kwargs))
     return function(*args, **kwargs)
 
@@ -93,7 +86,7 @@ def await_(awaitable: Awaitable[T]) -> T:
             task.cancel()
             raise
         return task.result()
-    if _loop_runs_here():
+    if loop_runs_here():
         close = getattr(awaitable, "close", None)
         if close is not None:
             close()
@@ -144,15 +137,19 @@ def ready_now(fd: int, timeout: float | None = 0.0, *, reading: bool) -> bool:
 
 def _wait_green(green: GreenThread, fd: int, timeout: float | None, *, reading: bool) -> bool:
     poller = green.reactor.poller
-    known = fd in poller.channels
-    channel = poller.register(fd)
+    ours = fd not in poller.channels
+    channel = poller.register(fd) if ours else poller.channels[fd]
+    channel.borrowers += 1
+    channel.lent = channel.lent or ours
     deadline = None if timeout is None else green.reactor.clock.now() + timeout
     try:
         while True:
             # The hint may stem from before: only an edge from now on, or the kernel's own word, counts.
             if reading:
+                channel.readable = False
                 channel.claim_reader(green)
             else:
+                channel.writable = False
                 channel.claim_writer(green)
             try:
                 if not green.park(deadline):
@@ -167,8 +164,9 @@ def _wait_green(green: GreenThread, fd: int, timeout: float | None, *, reading: 
             if ready_now(fd, reading=reading):
                 return True
     finally:
-        # A descriptor that is not a socket of ours may be closed without our knowing: do not keep it.
-        if not known and channel.poller is not None:
+        # A descriptor that is not a socket of ours may be closed without our knowing: the last one out forgets it.
+        channel.borrowers -= 1
+        if channel.lent and not channel.borrowers and channel.poller is not None:
             poller.forget(channel)
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import socket as _socket_std
 from _socket import socket as _Raw
 from collections.abc import Callable
@@ -22,12 +23,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from greenlet import getcurrent
 
-from ..errors import MisuseError
+from ..errors import ClosedSocketError, MisuseError
 from .bridges import ready_now
 from .greens import GreenThread
 
 if TYPE_CHECKING:
-    from collections.abc import Buffer  # type: ignore[attr-defined]
+    from typing_extensions import Buffer
 
     from .poller import Channel, Poller
 
@@ -35,6 +36,7 @@ T = TypeVar("T")
 
 DONTWAIT: int = getattr(_socket_std, "MSG_DONTWAIT", 0)
 WAITALL: int = getattr(_socket_std, "MSG_WAITALL", 0)
+OOB: int = getattr(_socket_std, "MSG_OOB", 0)
 PEEK: int = getattr(_socket_std, "MSG_PEEK", 0)
 
 #: With these the kernel answers at once, even on a blocking socket (recv(2)).
@@ -50,9 +52,14 @@ STREAK = 64
 _recv = _Raw.recv
 _recv_into = _Raw.recv_into
 _send = _Raw.send
-_family = _Raw.family.__get__  # type: ignore[attr-defined]
-_type = _Raw.type.__get__  # type: ignore[attr-defined]
+_family = _Raw.family.__get__
+_type = _Raw.type.__get__
 _INTERNET = (_socket_std.AF_INET, _socket_std.AF_INET6)
+
+
+def _closed_meanwhile(channel: Channel, error: OSError) -> OSError:
+    """The error of a call on a socket, or the one that tells that it was closed while someone waited on it."""
+    return ClosedSocketError() if channel.poller is None and error.errno == errno.EBADF else error
 
 
 class CooperativeSocket(_socket_std.socket):
@@ -67,7 +74,9 @@ class CooperativeSocket(_socket_std.socket):
             if type & 0xF != _socket_std.SOCK_RAW:
                 raise
             # raw(7): only a process with this capability may open one. The type and number stay what they were.
-            advice = "a raw socket needs the capability CAP_NET_RAW: run as root, or setcap cap_net_raw+ep on the program"
+            advice = (
+                "a raw socket needs the capability CAP_NET_RAW: run as root, or setcap cap_net_raw+ep on the program"
+            )
             raise PermissionError(error.errno, f"{error.strerror}: {advice}") from None
         #: Bytes taken from the kernel and given to it so far.
         self.received = 0
@@ -94,7 +103,7 @@ class CooperativeSocket(_socket_std.socket):
         return self._patience
 
     @property
-    def timeout(self) -> float | None:  # type: ignore[override]
+    def timeout(self) -> float | None:
         return self._patience
 
     def setblocking(self, flag: bool, /) -> None:
@@ -115,7 +124,7 @@ class CooperativeSocket(_socket_std.socket):
             self._switched = True
 
     def _join(self, poller: Poller) -> Channel | None:
-        """The channel by which to wait for this socket in ``poller``; None for a non-blocking one, which never waits."""
+        """The channel by which to wait for this socket in ``poller``; None for a non-blocking one: it never waits."""
         if self._channel is not None and self._channel.poller is poller:
             return self._channel
         if self._patience == 0.0:
@@ -138,10 +147,13 @@ class CooperativeSocket(_socket_std.socket):
             self._switch()
         # Stream sockets of the internet: a short read has emptied the buffer. Others stop at a record, at passed
         # descriptors or at a change of credentials (unix(7)), with more behind it.
+        accepted = self._short_is_empty
         self._short_is_empty = _type(self) == _socket_std.SOCK_STREAM and _family(self) in _INTERNET
-        if fresh and self._short_is_empty:
-            # Registering reports what is there already as an edge of its own, so there is no need to try first.
+        if fresh and accepted:
+            # Registering reports what is there already as an edge of its own, so there is no need to try first. (On a
+            # socket that is not connected there is: it has an error to tell, and no edge.)
             channel.readable = False
+        channel.lent = False
         self._registered = self._channel = channel
         return channel
 
@@ -179,17 +191,21 @@ class CooperativeSocket(_socket_std.socket):
         if deadline is None:
             deadline = self._deadline()
         while True:
+            if channel is not None and channel.streak >= STREAK:
+                channel.streak = 0
+                green.pass_turn()  # type: ignore[attr-defined]
             # Tried first, whatever the hints say: what CPython decides before any system call is decided there.
             try:
                 result = operation(flags | DONTWAIT)
             except BlockingIOError:
                 pass
+            except OSError as error:
+                if channel is None:
+                    raise
+                raise _closed_meanwhile(channel, error)  # noqa: B904
             else:
                 if channel is not None:
                     channel.streak += 1
-                    if channel.streak >= STREAK:
-                        channel.streak = 0
-                        green.pass_turn()
                 return result
             if channel is None:
                 self._wait_in_thread(reading, deadline)
@@ -223,6 +239,9 @@ class CooperativeSocket(_socket_std.socket):
             channel = self._join(green.poller)
             if channel is None:
                 return self._recv_otherwise(bufsize, flags)
+            if channel.streak >= STREAK:
+                channel.streak = 0
+                green.pass_turn()
         deadline = None if self._patience is None else monotonic() + self._patience
         while True:
             if channel.readable:
@@ -230,17 +249,18 @@ class CooperativeSocket(_socket_std.socket):
                     data = _recv(self, bufsize, DONTWAIT)
                 except BlockingIOError:
                     channel.readable = False
+                except OSError as error:
+                    raise _closed_meanwhile(channel, error)  # noqa: B904
                 else:
                     taken = len(data)
                     self.received += taken
-                    if taken < bufsize:
-                        if self._short_is_empty:
-                            channel.readable = channel.hangup
+                    if taken < bufsize and self._short_is_empty and not channel.hangup:
+                        channel.readable = False
                     else:
                         channel.streak += 1
                         if channel.streak >= STREAK:
-                            channel.streak = 0
-                            green.pass_turn()
+                            # The turn is given up before the next call, not with this one's data in hand.
+                            self._channel = None
                     return data
             elif not 0 < bufsize < ABSURD:
                 return _recv(self, bufsize, DONTWAIT)  # nothing to wait for: CPython answers or refuses at once
@@ -260,9 +280,20 @@ class CooperativeSocket(_socket_std.socket):
         if flags & WAITALL and not flags & (PEEK | DONTWAIT) and isinstance(getcurrent(), GreenThread):
             data = bytearray(bufsize)
             return bytes(memoryview(data)[: self._recv_all_into(memoryview(data), flags)])
+        if flags & OOB and self._patience:
+            self._wait_as_cpython()
         data_read = self._attempt(lambda f: _recv(self, bufsize, f), flags, reading=True)
         self.received += len(data_read)
         return data_read
+
+    def _wait_as_cpython(self) -> None:
+        """With a timeout CPython polls for ordinary data before any call, even one that asks for urgent data."""
+        green, deadline = getcurrent(), self._deadline()
+        if isinstance(green, GreenThread) and (channel := self._join(green.poller)) is not None:
+            poll = select.poll()
+            poll.register(channel.fd, select.POLLIN)
+            while not poll.poll(0):
+                self._wait_readable(channel, green, deadline)
 
     def recv_into(self, buffer: Buffer, nbytes: int = 0, flags: int = 0) -> int:
         if flags & WAITALL and not flags & (PEEK | DONTWAIT) and isinstance(getcurrent(), GreenThread):
@@ -335,8 +366,7 @@ class CooperativeSocket(_socket_std.socket):
                     if taken == len(data):
                         channel.streak += 1
                         if channel.streak >= STREAK:
-                            channel.streak = 0
-                            green.pass_turn()
+                            self._channel = None  # the next call gives the turn up first
                         return
                     channel.writable = False
                     data = memoryview(data)[taken:]
@@ -377,7 +407,7 @@ class CooperativeSocket(_socket_std.socket):
             return _send(self, rest, flags | DONTWAIT)
         return self._attempt(lambda f: _send(self, rest, f), flags, reading=False, deadline=deadline)
 
-    def sendto(self, data: Buffer, *args: Any) -> int:  # type: ignore[override]
+    def sendto(self, data: Buffer, *args: Any) -> int:
         # sendto(data, address) or sendto(data, flags, address), as the standard library has it.
         flags = args[0] if len(args) == 2 and isinstance(args[0], int) else 0
         if len(args) not in (1, 2) or (len(args) == 2 and not isinstance(args[0], int)):
@@ -387,7 +417,7 @@ class CooperativeSocket(_socket_std.socket):
         self.sent += taken
         return taken
 
-    def sendmsg(self, buffers: Any, ancdata: Any = (), flags: int = 0, address: Any = None, /) -> int:  # type: ignore[override]
+    def sendmsg(self, buffers: Any, ancdata: Any = (), flags: int = 0, address: Any = None, /) -> int:
         # As with recvmsg_into: both may be iterators.
         buffers, ancdata = list(buffers), list(ancdata)
         if address is not None:
@@ -411,7 +441,7 @@ class CooperativeSocket(_socket_std.socket):
         if channel is not None and channel.poller is not None:
             channel.poller.forget(channel)
 
-    def _real_close(self) -> None:  # type: ignore[override]
+    def _real_close(self) -> None:
         self._forget()
         super()._real_close()  # type: ignore[misc]
 

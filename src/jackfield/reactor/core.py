@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from greenlet import getcurrent, greenlet
@@ -41,6 +42,8 @@ class Reactor:
         self.greens: set[GreenThread] = set()
         self.tasks: set[DrivenTask] = set()
         self.watchdog: Watchdog | None = None
+        #: Who takes what a signal handler raised while the hub had the thread; the host loop if None.
+        self.on_interrupt: Callable[[BaseException], object] | None = None
         self._timers = Timers()
         self._host_timer: asyncio.TimerHandle | None = None
         self._host_moment = NEVER
@@ -55,9 +58,8 @@ class Reactor:
     def schedule(self, waiter: Waiter) -> None:
         """``waiter`` has its turn soon. On the reactor's own thread only."""
         self.poller.runnable.append(waiter)
-        if not self._kicked and not self.poller.dispatching:
-            self._kicked = True
-            self.loop.call_soon(self._turn)
+        if not self.poller.dispatching:
+            self._kick()
 
     def schedule_from_anywhere(self, waiter: Waiter) -> None:
         """``waiter`` has its turn soon. From any thread; in silence when the loop is closed: nobody waits there."""
@@ -71,15 +73,25 @@ class Reactor:
             if not self.loop.is_closed():
                 raise
 
+    def _kick(self) -> None:
+        if not self._kicked:
+            self._kicked = True
+            self.loop.call_soon(self._turn)
+
     def _turn(self) -> None:
         self._kicked = False
+        if self.poller.closed:
+            return  # asked for before the end, by another thread perhaps
         self.hub = getcurrent()
         watchdog = self.watchdog
         if watchdog is not None and watchdog.resting:
             watchdog.rouse()
-        if self.poller.dispatch() and not self._kicked:
-            self._kicked = True
-            self.loop.call_soon(self._turn)
+        try:
+            if self.poller.dispatch():
+                self._kick()
+        except BaseException as error:
+            self._kick()
+            self._interrupted(error)
 
     # -- time -------------------------------------------------------------------------------------------------------
 
@@ -103,8 +115,24 @@ class Reactor:
     def _on_time(self) -> None:
         self._host_timer, self._host_moment = None, NEVER
         self.hub = getcurrent()
-        self._timers.expire(self.clock.now())
-        self._arm_host()
+        watchdog = self.watchdog
+        if watchdog is not None and watchdog.resting:
+            watchdog.rouse()
+        try:
+            with self.poller.giving_turns():
+                self._timers.expire(self.clock.now())
+        except BaseException as error:
+            self._interrupted(error)
+        finally:
+            self._arm_host()
+            if self.poller.runnable:
+                self._kick()
+
+    def _interrupted(self, error: BaseException) -> None:
+        """Nothing raises here but a signal handler that CPython ran in one of these frames, or a Ctrl-C passed on."""
+        if self.on_interrupt is None:
+            raise error
+        self.on_interrupt(error)
 
     # -- life -------------------------------------------------------------------------------------------------------
 
@@ -150,6 +178,15 @@ class _Reactors(threading.local):
 
 
 _reactors = _Reactors()
+
+
+def loop_runs_here() -> bool:
+    """True where an asyncio loop runs in this thread: in a coroutine, a callback, a green thread."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def current_reactor() -> Reactor:

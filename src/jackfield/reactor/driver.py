@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import itertools
-from asyncio.tasks import _enter_task, _leave_task, _register_task  # type: ignore[attr-defined]
+from asyncio.tasks import _enter_task, _leave_task, _register_task
 from collections.abc import Coroutine
 from types import FrameType
 from typing import Any, Final
@@ -34,7 +34,9 @@ PARKED: Final = _Parked()
 class DrivenTask(asyncio.Future[Any]):
     """A coroutine driven by the reactor, with the interface of :class:`asyncio.Task`. Made by :func:`drive`."""
 
-    __slots__ = ("_cancel_requests", "_context", "_coro", "_interrupt", "_name", "_reactor", "_send", "_waiting_on")
+    __slots__ = (
+        "_cancel_requests", "_context", "_coro", "_due", "_interrupt", "_name", "_reactor", "_send", "_waiting_on",
+    )  # fmt: skip
 
     def __init__(self, reactor: Reactor, coro: Coroutine[Any, Any, Any], name: str | None = None) -> None:
         super().__init__(loop=reactor.loop)
@@ -46,8 +48,10 @@ class DrivenTask(asyncio.Future[Any]):
         #: Raised in the coroutine at its next step: a cancellation it has not met yet, or the answer to a bad yield.
         self._interrupt: BaseException | None = None
         self._cancel_requests = 0
+        #: A turn of its own is on the way; another one would find it waiting elsewhere.
+        self._due = True
         self._waiting_on: asyncio.Future[Any] | None = None
-        _register_task(self)
+        _register_task(self)  # type: ignore[arg-type]
         reactor.tasks.add(self)
 
     def __repr__(self) -> str:
@@ -60,8 +64,9 @@ class DrivenTask(asyncio.Future[Any]):
         """Resume the coroutine until it waits again."""
         if self.done():
             return
+        self._due = False
         loop = self._loop
-        _enter_task(loop, self)
+        _enter_task(loop, self)  # type: ignore[arg-type]
         try:
             if self._interrupt is None:
                 yielded = self._context.run(self._send, None)
@@ -78,14 +83,16 @@ class DrivenTask(asyncio.Future[Any]):
             self._finish()
             super().cancel(*cancelled.args[:1])
         except BaseException as error:
-            # SystemExit and KeyboardInterrupt too: a handler cannot end the loop that serves the others.
+            # SystemExit too: a handler cannot end the loop that serves the others. Ctrl-C can.
             self._finish()
             super().set_exception(error if isinstance(error, Exception) else _Ended(error))
+            if isinstance(error, KeyboardInterrupt):
+                raise
         else:
             if yielded is not PARKED:
                 self._wait_for(yielded)
         finally:
-            _leave_task(loop, self)
+            _leave_task(loop, self)  # type: ignore[arg-type]
 
     def _wait_for(self, yielded: Any) -> None:
         """Do what asyncio's own task does with a yielded value."""
@@ -97,12 +104,15 @@ class DrivenTask(asyncio.Future[Any]):
             if self._interrupt is not None and yielded.cancel(*self._interrupt.args[:1]):
                 self._interrupt = None
         else:
-            if yielded is not None:  # a bare yield is asyncio.sleep(0)
+            if yielded is not None:
                 self._interrupt = RuntimeError(f"{self!r} got a bad yield: {yielded!r}")
-            self._reactor.schedule(self)
+            # A bare yield is asyncio.sleep(0): all that the host loop has ready comes first.
+            self._due = True
+            self._loop.call_soon(self._reactor.schedule, self, context=self._context)
 
     def _resume(self, future: asyncio.Future[Any]) -> None:
         self._waiting_on = None
+        self._due = True
         self._reactor.schedule(self)
 
     def _finish(self) -> None:
@@ -119,7 +129,8 @@ class DrivenTask(asyncio.Future[Any]):
         if self._waiting_on is not None and self._waiting_on.cancel(msg=msg):
             return True
         self._interrupt = asyncio.CancelledError() if msg is None else asyncio.CancelledError(msg)
-        self._reactor.schedule_from_anywhere(_CancelTurn(self))
+        if not self._due:
+            self._reactor.schedule_from_anywhere(_CancelTurn(self))
         return True
 
     def cancelling(self) -> int:
@@ -176,7 +187,7 @@ class _CancelTurn:
 
     def switch(self) -> None:
         task = self._task
-        if task._interrupt is not None and task._waiting_on is None:
+        if task._interrupt is not None and task._waiting_on is None and not task._due:
             task.switch()
 
 

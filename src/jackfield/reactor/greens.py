@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import contextvars
 import logging
+import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
 
@@ -13,7 +14,7 @@ from greenlet import GreenletExit as GreenExit
 from greenlet import getcurrent, greenlet
 
 from ..errors import MisuseError
-from .core import Reactor, current_reactor
+from .core import Reactor, current_reactor, loop_runs_here
 from .poller import Poller
 from .timers import NEVER, Timer
 from .waiting import AsyncWait, GreenWait, Wait, blocking_wait
@@ -36,8 +37,10 @@ class GreenThread(greenlet):
     Awaiting it (``await green``) does what ``result()`` does, in a coroutine.
     """
 
-    __slots__ = ("_args", "_error", "_function", "_joiners", "_kwargs", "_timer", "_value", "done", "hub", "name", "poller",
-                 "reactor")  # fmt: skip
+    __slots__ = (
+        "_args", "_error", "_function", "_joiners", "_killed", "_kwargs", "_timer", "_value",
+        "done", "hub", "name", "poller", "reactor",
+    )  # fmt: skip
 
     def __init__(
         self, reactor: Reactor, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -56,6 +59,7 @@ class GreenThread(greenlet):
         self._error: BaseException | None = None
         self._joiners: list[Wait] | None = None
         self._timer: Timer | None = None
+        self._killed = False
         # A green thread starts with its maker's context variables, as an asyncio task does, and keeps its own.
         self.gr_context = contextvars.copy_context()
 
@@ -74,13 +78,19 @@ class GreenThread(greenlet):
         assert function is not None
         try:
             self._end(function(*args, **kwargs), None)
-        except BaseException as error:  # the outermost frame: nothing may reach the hub
+        except BaseException as error:
             self._end(None, error)
+            if isinstance(error, KeyboardInterrupt) and not self._killed:
+                # Ctrl-C happened to meet this one: it ends the loop's run, as in a task of asyncio's.
+                raise
 
     def _end(self, value: Any, error: BaseException | None) -> None:
         self.done = True
         self._value, self._error = value, error
         self._function, self._args, self._kwargs = None, (), {}
+        if self._timer is not None:
+            # Its entry may stay in the heap for as long as the longest timeout was; this must not stay with it.
+            self._timer.expired, self._timer = _nothing, None
         self.reactor.greens.discard(self)
         joiners, self._joiners = self._joiners, None
         if joiners:
@@ -98,13 +108,15 @@ class GreenThread(greenlet):
         """
         if self.done:
             return True
+        if getcurrent() is self:
+            raise MisuseError("a green thread that waits for its own end would wait for ever; join it from another")
+        if not in_green() and loop_runs_here():
+            raise MisuseError("join() in a coroutine would hold the loop that this green thread runs on; write 'await green'")
         wait = self._joined_by(blocking_wait())
         try:
             wait.wait(timeout)
         finally:
-            if not self.done and self._joiners is not None:
-                with contextlib.suppress(ValueError):
-                    self._joiners.remove(wait)
+            self._not_joined_by(wait)
         return self.done
 
     def result(self, timeout: float | None = None) -> Any:
@@ -117,7 +129,11 @@ class GreenThread(greenlet):
 
     async def _result(self) -> Any:
         if not self.done:
-            await self._joined_by(AsyncWait()).wait()
+            wait = self._joined_by(AsyncWait())
+            try:
+                await wait.wait()
+            finally:
+                self._not_joined_by(wait)
         return self.result()
 
     def __await__(self) -> Any:
@@ -131,6 +147,11 @@ class GreenThread(greenlet):
             wait.wake()  # it ended on its own thread just before we were on the list
         return wait
 
+    def _not_joined_by(self, wait: Any) -> None:
+        if not self.done and self._joiners is not None:
+            with contextlib.suppress(ValueError):
+                self._joiners.remove(wait)
+
     def kill(self, error: BaseException | type[BaseException] = GreenExit) -> None:
         """Raise ``error`` in it where it waits; at once if it has not started. Does not wait: ``join()`` does.
 
@@ -140,6 +161,10 @@ class GreenThread(greenlet):
             return
         if getcurrent() is self:
             raise error
+        if not self and threading.get_ident() == self.reactor.thread_id:
+            # Not started. Throwing into it would raise here: greenlet documents it so.
+            self._end(None, error() if isinstance(error, type) else error)
+            return
         self.reactor.schedule_from_anywhere(_Throw(self, error))
 
     # -- for what it waits on ----------------------------------------------------------------------------------------
@@ -185,11 +210,14 @@ class _Throw:
         if green.done:
             return
         if not green:
-            # Not started. Throwing into it would raise here, in the hub: greenlet documents it so.
-            error = self.error
-            green._end(None, error() if isinstance(error, type) else error)
+            green.kill(self.error)
             return
+        green._killed = True
         green.throw(self.error)
+
+
+def _nothing() -> None:
+    """What a timer calls whose green thread has ended."""
 
 
 def in_green() -> bool:
@@ -248,11 +276,7 @@ def run(
     """
     if in_green():
         raise MisuseError("run() inside a green thread: call the function, or start another with jackfield.spawn(fn)")
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        pass
-    else:
+    if loop_runs_here():
         raise MisuseError("run() where a loop runs already: write 'await jackfield.green(fn)' or jackfield.spawn(fn)")
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         first = _First(runner)
@@ -263,8 +287,7 @@ def run(
             except BaseException as error:
                 if first.thread is None or first.thread.done:
                     raise
-                # CPython runs a signal handler in whatever frame holds the thread, and while all wait that is the
-                # loop's. What it raised belongs where the program waits, as it would come out of a plain thread's recv.
+                # Raised in the loop's own select: see _First.run().
                 first.thread.kill(error)
                 work = first.go_on()
 
@@ -281,6 +304,10 @@ class _First:
         reactor = current_reactor()
         self._task = asyncio.current_task()
         self.thread = spawn_on(reactor, function, args, kwargs)
+        # What a signal handler raises belongs where the program waits, as it would come out of a plain thread's recv;
+        # CPython runs the handler in whatever frame holds the thread, and while all wait that is the loop's.
+        reactor.on_interrupt = self.thread.kill
+        reactor.loop.set_exception_handler(self._uncaught)
         try:
             while True:
                 try:
@@ -294,6 +321,15 @@ class _First:
         finally:
             await _end_the_rest(reactor)
             reactor.close()
+
+    def _uncaught(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """uvloop runs signal handlers inside a callback of its own, and reports what they raise."""
+        error = context.get("exception")
+        if isinstance(error, BaseException) and "_read_from_self" in str(context.get("message")):
+            assert self.thread is not None
+            self.thread.kill(error)
+        else:
+            loop.default_exception_handler(context)
 
     async def go_on(self) -> Any:
         """Wait for what :meth:`run` still does, after an exception has ended the loop's own run."""

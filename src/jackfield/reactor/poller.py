@@ -10,9 +10,10 @@ one batch), may be shared (another process reads the same open file), and may be
 
 from __future__ import annotations
 
+import contextlib
 import select
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from ..errors import MisuseError
@@ -43,7 +44,7 @@ class Channel:
     error or urgent data, which epoll announces once) it must not.
     """
 
-    __slots__ = ("fd", "hangup", "poller", "readable", "reader", "streak", "writable", "writer")
+    __slots__ = ("borrowers", "fd", "hangup", "lent", "poller", "readable", "reader", "streak", "writable", "writer")
 
     def __init__(self, fd: int, poller: Poller) -> None:
         self.fd = fd
@@ -54,6 +55,9 @@ class Channel:
         self.hangup = False
         self.reader: Waiter | None = None
         self.writer: Waiter | None = None
+        #: Those who wait for the bare descriptor, and whether the channel is there for them only.
+        self.borrowers = 0
+        self.lent = False
         #: Operations in a row that did not wait, so that whoever never waits can give the others a turn.
         self.streak = 0
 
@@ -90,6 +94,7 @@ class Poller:
         self._epoll = select.epoll()
         self.channels: dict[int, Channel] = {}
         self.runnable: deque[Waiter] = deque()
+        self._undelivered: list[tuple[int, int]] = []
         #: True while ``dispatch()`` runs: what becomes runnable meanwhile needs no wake-up of the host loop.
         self.dispatching = False
         #: Who has the turn, and in which round: the watchdog tells a loop that is held from one that is busy by them.
@@ -132,8 +137,10 @@ class Poller:
 
     def dispatch(self) -> bool:
         """Resume all who can run, poll, resume all who became ready; a few rounds. True if some are left to run."""
+        waiter: Waiter | None
         runnable, channels, poll = self.runnable, self.channels, self._epoll.poll
         self.dispatching = True
+        undelivered = iter(self._undelivered)
         try:
             for _ in range(ROUNDS):
                 self.rounds += 1
@@ -141,12 +148,14 @@ class Poller:
                 for _ in range(len(runnable)):
                     self.current = waiter = runnable.popleft()
                     waiter.switch()
-                events = poll(0, BATCH)
+                events = self._undelivered or poll(0, BATCH)
+                self._undelivered = []
                 if not events:
                     if runnable:
                         continue
                     return False
-                for fd, mask in events:
+                undelivered = iter(events)
+                for fd, mask in undelivered:
                     channel = channels.get(fd)
                     if channel is None:
                         continue
@@ -160,7 +169,7 @@ class Poller:
                             self.current = waiter
                             waiter.switch()
                     # An edge tells all that holds now, so most events of a reader say that it could write as well.
-                    if not channel.writable and mask & _WRITE:
+                    if (not channel.writable or channel.writer is not None) and mask & _WRITE:
                         channel.writable = True
                         waiter = channel.writer
                         if waiter is not None:
@@ -168,9 +177,23 @@ class Poller:
                             self.current = waiter
                             waiter.switch()
             return bool(runnable)
+        except BaseException:
+            # A signal handler may raise in this very frame; each edge is told once, so the rest must not be lost.
+            self._undelivered = list(undelivered)
+            raise
         finally:
             self.dispatching = False
             self.current = None
+
+    @contextlib.contextmanager
+    def giving_turns(self) -> Iterator[None]:
+        """Turns are given by someone else than ``dispatch()``, which then sees to what became runnable."""
+        self.dispatching = True
+        self.rounds += 1
+        try:
+            yield
+        finally:
+            self.dispatching = False
 
     @property
     def closed(self) -> bool:

@@ -63,11 +63,11 @@ class Timers:
             if timer.armed != moment:
                 continue  # armed earlier since, and that entry was the one that counted
             timer.armed = NEVER
-            if timer.deadline <= now:
+            if timer.deadline <= moment:
                 timer.deadline = NEVER
                 timer.expired()
             elif timer.deadline != NEVER:
-                self.arm(timer, timer.deadline)
+                self.arm(timer, timer.deadline)  # comes up again in its place, in this very loop if it is due
 
     def __len__(self) -> int:
         return len(self._heap)

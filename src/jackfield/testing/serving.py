@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
+import inspect
 import socket as _socket_std
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ..handlers import AsyncRequestHandler
 from ..reactor import GreenExit
 from ..server import Server
 from .clients import CLIENT_SECONDS, connect, temporary_path
@@ -34,10 +36,15 @@ class ServedServer(Server):
 
         `timeout` (10 s by default) covers the connect and each later call, so that a test fails instead of hanging.
         """
-        return connect(self.addresses[0], timeout)
+        client = connect(self.addresses[0], timeout)
+        if self.mode != "process":
+            return client
+        ends = _EndsForAll(client.family, client.type, client.proto, client.detach())
+        ends.settimeout(timeout)
+        return ends
 
     def _note(self, error: BaseException) -> None:
-        if isinstance(error, ENDED_FROM_OUTSIDE):
+        if isinstance(error, ENDED_FROM_OUTSIDE) or error in self.errors:
             return
         if isinstance(error, OSError) and self.draining:
             return  # its connection was cut
@@ -70,37 +77,61 @@ def serve(
     `server.errors` and clears the list, or says ``raise_errors=False``.
     """
     options.setdefault("graceful_timeout", GRACE_SECONDS)
-    with temporary_path(address) as real, ServedServer(handler, real, mode=mode, **options) as server:
-        yield server
+    with temporary_path(address) as real:
+        server = ServedServer(handler, real, mode=mode, **options)
+        with server:
+            yield server
     if raise_errors and server.errors:
         name = getattr(handler, "__name__", repr(handler))
         raise BaseExceptionGroup(f"raised while serving {name}", server.errors)
 
 
+class _EndsForAll(_socket_std.socket):
+    """A client of a server that forks in the same process.
+
+    The handler's process inherits a copy of the client's end (fork(2)), so a mere close would not end the connection;
+    a shutdown does, whoever holds copies.
+    """
+
+    def close(self) -> None:
+        if self.fileno() >= 0:
+            with contextlib.suppress(OSError):
+                self.shutdown(_socket_std.SHUT_RDWR)
+        super().close()
+
+
 def _watched(handler: Any, server: ServedServer) -> Any:
-    """A subclass of `handler` that tells `server` what an instance raised. Anything but a class is left as it is."""
+    """A subclass of `handler` that tells `server` what its methods raised. Anything but a class is left as it is."""
     if not isinstance(handler, type):
         return handler
-
-    if issubclass(handler, AsyncRequestHandler):
-
-        async def run(self: Any) -> None:
-            try:
-                await handler.run(self)
-            except BaseException as error:
-                server._note(error)
-                raise
-
-        methods: dict[str, Any] = {"run": run}
-    else:
-
-        def init(self: Any, *args: Any) -> None:
-            try:
-                handler.__init__(self, *args)
-            except BaseException as error:
-                server._note(error)
-                raise
-
-        methods = {"__init__": init}
+    wrapped = {
+        name: _telling(getattr(handler, name), server)
+        for name in ("setup", "handle", "finish")
+        if hasattr(handler, name)
+    }
     names = {name: getattr(handler, name) for name in ("__module__", "__qualname__", "__doc__")}
-    return type(handler.__name__, (handler,), methods | names)
+    return type(handler.__name__, (handler,), wrapped | names)
+
+
+def _telling(method: Callable[..., Any], server: ServedServer) -> Callable[..., Any]:
+    if inspect.iscoroutinefunction(method):
+
+        @functools.wraps(method)
+        async def tell_async(self: Any) -> Any:
+            try:
+                return await method(self)
+            except BaseException as error:
+                server._note(error)
+                raise
+
+        return tell_async
+
+    @functools.wraps(method)
+    def tell(self: Any) -> Any:
+        try:
+            return method(self)
+        except BaseException as error:
+            server._note(error)
+            raise
+
+    return tell

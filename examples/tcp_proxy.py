@@ -1,0 +1,57 @@
+"""A TCP proxy: two green threads for each connection, one for each direction.
+
+    python examples/tcp_proxy.py TARGET [ADDRESS]     ADDRESS is 9998 unless given; 0 takes any free port
+
+Either side may end its half (``shutdown(SHUT_WR)``) while the other goes on: the end is passed on like any byte.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from typing import ClassVar
+
+import jackfield
+from jackfield import socket
+
+CHUNK = 65536
+CONNECT_SECONDS = 5.0
+
+
+def pump(source: socket.socket, target: socket.socket) -> None:
+    """Copy until ``source`` ends its side, then end ours towards ``target``; the other direction goes on."""
+    try:
+        while data := source.recv(CHUNK):
+            target.sendall(data)
+        target.shutdown(socket.SHUT_WR)
+    except OSError:
+        # One of the two is gone altogether. The other pump waits on one of them: it has to learn of it.
+        for sock in (source, target):
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+
+class Proxy(jackfield.BaseRequestHandler):
+    target: ClassVar[str]
+
+    def handle(self) -> None:
+        try:
+            upstream = jackfield.connect(self.target, timeout=CONNECT_SECONDS)
+        except OSError as error:
+            print(f"cannot reach {self.target}: {error}", file=sys.stderr, flush=True)
+            return
+        with upstream:
+            back = jackfield.spawn(pump, upstream, self.request)
+            pump(self.request, upstream)
+            back.join()
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit("write: tcp_proxy.py TARGET [ADDRESS], e.g. tcp_proxy.py localhost:9999 9998")
+    Proxy.target = sys.argv[1]
+    address = sys.argv[2] if len(sys.argv) > 2 else "9998"
+    with jackfield.Server(Proxy, address, mode="green", graceful_timeout=1) as server:
+        print("listening on", *server.addresses, flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            server.wait_stopped()

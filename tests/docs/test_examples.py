@@ -1,0 +1,349 @@
+"""The programs in examples/, each as its user runs it: a process of its own, and a real client."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from raw_sockets import may_open_raw_sockets, without_raw_sockets
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+SECONDS = 20.0
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONWARNINGS": "always::ResourceWarning",  # on stderr, where the tests look
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "PYTHONUNBUFFERED": "1",
+}
+
+
+class Program:
+    """One example in a process of its own, whose output is read line by line."""
+
+    def __init__(self, name: str | Path, *arguments: str, **popen: Any) -> None:
+        options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        self.process = subprocess.Popen(
+            [sys.executable, str(EXAMPLES / name), *arguments], env=ENVIRONMENT, **(options | popen)
+        )
+        self._unread = b""
+
+    def read_until(self, end: bytes) -> str:
+        """Its output up to and with ``end``."""
+        stdout = self.process.stdout
+        assert stdout is not None
+        deadline = time.monotonic() + SECONDS
+        while end not in self._unread:
+            assert select.select([stdout], [], [], max(0.0, deadline - time.monotonic()))[0], self._unread
+            data = os.read(stdout.fileno(), 65536)
+            assert data, f"it ended: {self._unread!r}, {self.process.communicate(timeout=SECONDS)[1].decode()}"
+            self._unread += data
+        read, _, self._unread = self._unread.partition(end)
+        return (read + end).decode()
+
+    def port(self) -> int:
+        """The port it says it listens on."""
+        found = re.fullmatch(r"listening on .*:(\d+)\n", self.read_until(b"\n"))
+        assert found
+        return int(found[1])
+
+    def finish(self, number: signal.Signals | None = signal.SIGINT) -> tuple[int, str, str]:
+        """Ctrl-C, and the exit code with what else it wrote."""
+        if number is not None:
+            self.process.send_signal(number)
+        output, errors = self.process.communicate(timeout=SECONDS)
+        return self.process.returncode, (self._unread + (output or b"")).decode(), (errors or b"").decode()
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.communicate()
+
+
+@contextlib.contextmanager
+def program(name: str | Path, *arguments: str, **popen: Any) -> Iterator[Program]:
+    it = Program(name, *arguments, **popen)
+    try:
+        yield it
+    finally:
+        it.close()
+
+
+def run(name: str | Path, *arguments: str, **popen: Any) -> tuple[int, str, str]:
+    """Run an example to its end: exit code, output, errors."""
+    with program(name, *arguments, **popen) as it:
+        return it.finish(None)
+
+
+class Line:
+    """A client of a text protocol."""
+
+    def __init__(self, port: int) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), SECONDS)
+        self._file = self.socket.makefile("rb")
+
+    def say(self, text: str) -> None:
+        self.socket.sendall(text.encode() + b"\n")
+
+    def hear(self) -> str:
+        return self._file.readline().decode().removesuffix("\n")
+
+    def read(self, size: int) -> str:
+        return self._file.read(size).decode()
+
+    def close(self) -> None:
+        self._file.close()
+        self.socket.close()
+
+    def __enter__(self) -> Line:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+# -- the notes' programs -----------------------------------------------------------------------------------------------
+
+
+def for_stdlib(name: str, folder: Path) -> Path:
+    """The same program with the one line changed back."""
+    lines = (EXAMPLES / name).read_text().splitlines(keepends=True)
+    imports = [index for index, line in enumerate(lines) if "jackfield" in line and "import" in line]
+    assert len(imports) == 1, f"{name} is to differ from a program for the standard library in one line"
+    lines[imports[0]] = lines[imports[0]].replace("from jackfield import", "import")
+    copy = folder / name
+    copy.write_text("".join(lines))
+    return copy
+
+
+@pytest.mark.parametrize("server_is", ["jackfield", "stdlib"])
+@pytest.mark.parametrize("client_is", ["jackfield", "stdlib"])
+def test_notes_server_and_client_are_one_import_away(tmp_path: Path, server_is: str, client_is: str) -> None:
+    names = {"jackfield": lambda name: EXAMPLES / name, "stdlib": lambda name: for_stdlib(name, tmp_path)}
+    with program(names[server_is]("notes_server.py"), "0") as server:
+        port = server.port()
+        with program(names[client_is]("notes_client.py"), str(port), stdin=subprocess.PIPE) as client:
+            typed = client.process.stdin
+            assert typed is not None
+            for line in (b"hello, world", b"and again"):
+                client.read_until(b">>> ")
+                typed.write(line + b"\n")
+                typed.flush()
+                assert client.read_until(b"\n") == line.decode().upper() + "\n"
+                assert server.read_until(b"\n") == f"127.0.0.1 wrote: {line.decode()}\n"
+            client.read_until(b">>> ")
+            assert client.finish(None) == (0, "", "")
+        assert server.finish() == (0, "stopping\n", "")
+
+
+# -- the chat room -----------------------------------------------------------------------------------------------------
+
+
+def enter(port: int, name: str) -> Line:
+    member = Line(port)
+    assert member.read(len("your name? ")) == "your name? "
+    member.say(name)
+    assert member.hear() == f"* {name} is here"
+    return member
+
+
+@pytest.mark.parametrize("name", ["chat.py", "chat_async.py"])
+def test_chat(name: str) -> None:
+    with program(name, "0") as server:
+        port = server.port()
+        with enter(port, "ann") as ann:
+            with enter(port, "bob") as bob:
+                assert ann.hear() == "* bob is here"
+                ann.say("good morning")
+                assert bob.hear() == "ann: good morning"
+                with Line(port) as other:
+                    other.say("bob")
+                    assert other.hear() == "your name? that name is taken, or is none"
+                    assert other.hear() == ""
+                bob.say("and to you")
+                assert ann.hear() == "bob: and to you"
+            assert ann.hear() == "* bob has left"
+        assert server.finish() == (0, "", "")
+
+
+@pytest.mark.parametrize("name", ["chat.py", "chat_async.py"])
+def test_chat_puts_out_who_does_not_read(name: str) -> None:
+    with program(name, "0") as server:
+        port = server.port()
+        with enter(port, "deaf") as deaf, enter(port, "ann") as ann, enter(port, "bob") as bob:
+            assert ann.hear() == "* bob is here"
+            # Bob reads what Ann writes, so that her lines come one by one: only the deaf one's pile up, first in the
+            # kernel's buffers and then in the room.
+            for _ in range(20_000):
+                ann.say("x" * 900)
+                if (heard := bob.hear()) == "* deaf has left":
+                    break
+                assert heard == "ann: " + "x" * 900
+            assert ann.hear() == "* deaf has left"
+            deaf.close()
+        assert server.finish()[0] == 0
+
+
+# -- the proxy ---------------------------------------------------------------------------------------------------------
+
+
+def test_tcp_proxy_passes_on_both_ways_and_the_half_close() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(SECONDS)
+        with program("tcp_proxy.py", f"127.0.0.1:{listener.getsockname()[1]}", "0") as proxy:
+            with socket.create_connection(("127.0.0.1", proxy.port()), SECONDS) as client:
+                server, _ = listener.accept()
+                with server:
+                    server.settimeout(SECONDS)
+                    client.sendall(b"the question")
+                    client.shutdown(socket.SHUT_WR)
+                    assert server.makefile("rb").read() == b"the question"  # to its end
+                    answer = os.urandom(1 << 20)
+                    server.sendall(answer)  # and only then the answer
+                    server.shutdown(socket.SHUT_WR)
+                    assert client.makefile("rb").read() == answer
+            assert proxy.finish() == (0, "", "")
+
+
+def test_tcp_proxy_ends_one_side_when_the_other_is_gone() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(SECONDS)
+        with program("tcp_proxy.py", f"127.0.0.1:{listener.getsockname()[1]}", "0") as proxy:
+            with socket.create_connection(("127.0.0.1", proxy.port()), SECONDS) as client:
+                server, _ = listener.accept()
+                client.sendall(b"?")
+                assert server.recv(1) == b"?"
+                server.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+                server.close()  # a reset
+                assert client.recv(1) == b""
+            assert proxy.finish() == (0, "", "")
+
+
+def test_tcp_proxy_says_that_nobody_answers() -> None:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))  # and does not listen
+        target = f"127.0.0.1:{bound.getsockname()[1]}"
+        with program("tcp_proxy.py", target, "0") as proxy:
+            with socket.create_connection(("127.0.0.1", proxy.port()), SECONDS) as client:
+                assert client.recv(1) == b""
+            code, _, errors = proxy.finish()
+    assert code == 0
+    assert f"cannot reach {target}: " in errors and "refused" in errors
+
+
+# -- ping --------------------------------------------------------------------------------------------------------------
+
+
+def test_ping_asks_all_hosts_at_once() -> None:
+    if not may_open_raw_sockets():
+        pytest.skip("no CAP_NET_RAW here: run the tests as root")
+    code, output, errors = run("ping.py", "-c", "3", "127.0.0.1", "127.0.0.2")
+    assert (code, errors) == (0, "")
+    lines = output.splitlines()
+    for host in ("127.0.0.1", "127.0.0.2"):
+        mine = [line for line in lines if line.startswith(f"{host}: ")]
+        assert [re.sub(r"[\d.]+ ms$", "T", line) for line in mine] == [
+            f"{host}: 64 bytes, sequence {sequence}, T" for sequence in (1, 2, 3)
+        ]
+
+
+def test_ping_names_the_privilege_it_lacks() -> None:
+    code, output, errors = run("ping.py", "127.0.0.1", **without_raw_sockets())
+    assert (code, output) == (2, "")
+    assert errors.count("\n") == 1
+    assert errors.startswith("ping: ") and "CAP_NET_RAW" in errors
+
+
+# -- file transfer -----------------------------------------------------------------------------------------------------
+
+
+def test_file_transfer(tmp_path: Path) -> None:
+    inbox = tmp_path / "inbox"
+    inbox.mkdir()
+    files = {"one": os.urandom(5 << 20), "two": b"", "three": b"x" * 70_000}
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    with program("file_transfer.py", "receive", str(inbox), "0") as server:
+        address = f"127.0.0.1:{server.port()}"
+        code, output, errors = run("file_transfer.py", "send", address, *(str(tmp_path / name) for name in files))
+        assert (code, errors) == (0, "")
+        for name, data in files.items():
+            assert f"{tmp_path / name}: received {len(data)} bytes\n" in output
+        assert server.finish() == (0, "", "")
+    assert {path.name: path.read_bytes() for path in inbox.iterdir()} == files
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "digest", "answer"),
+    [
+        (b"file", 5, hashlib.sha256(b"other").digest(), b"failed: the hash is another\n"),
+        (b"file", 6, hashlib.sha256(b"bytes").digest(), b"failed: 5 of 6 bytes came\n"),
+        (b"../file", 5, hashlib.sha256(b"bytes").digest(), b"refused: that is no name of a file\n"),
+        (b"..", 5, hashlib.sha256(b"bytes").digest(), b"refused: that is no name of a file\n"),
+    ],
+)
+def test_file_transfer_keeps_nothing_wrong(
+    tmp_path: Path, name: bytes, size: int, digest: bytes, answer: bytes
+) -> None:
+    inbox = tmp_path / "inbox"
+    inbox.mkdir()
+    with program("file_transfer.py", "receive", str(inbox), "0") as server:
+        with socket.create_connection(("127.0.0.1", server.port()), SECONDS) as client:
+            header = size.to_bytes(8, "big") + digest + len(name).to_bytes(2, "big")
+            client.sendall(header + name + b"bytes")
+            client.shutdown(socket.SHUT_WR)
+            assert client.makefile("rb").read() == answer
+        assert server.finish()[0] == 0
+    assert not list(inbox.iterdir())
+    assert not (tmp_path / "file").exists()
+
+
+# -- the protocol of lines ---------------------------------------------------------------------------------------------
+
+
+def test_line_protocol() -> None:
+    with program("line_protocol.py", "0") as server:
+        port = server.port()
+        with Line(port) as first, Line(port) as second:
+            first.say("SET colour blue")
+            assert first.hear() == "OK"
+            second.say("GET colour")
+            assert second.hear() == "OK blue"
+            second.say("QUIT")
+            assert (second.hear(), second.hear()) == ("OK", "")
+        assert server.finish() == (0, "", "")
+
+
+def test_line_protocols_own_tests_pass() -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(EXAMPLES / "test_line_protocol.py")]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=50, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"\b\d+ passed", done.stdout)
+
+
+# -- all of them -------------------------------------------------------------------------------------------------------
+
+
+def test_each_example_says_how_to_run_it_and_is_run_here() -> None:
+    here = Path(__file__).read_text()
+    for path in sorted(EXAMPLES.glob("*.py")):
+        assert f'"{path.name}"' in here, f"{path.name} is not run here"
+        assert re.search(rf"    python .*examples/{path.name}", path.read_text()), f"how does one run {path.name}?"
+
+
+def test_a_program_that_fails_is_seen(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.py"
+    broken.write_text("raise SystemExit('it cannot start')\n")
+    with program(broken) as it, pytest.raises(AssertionError, match="it cannot start"):
+        it.port()
