@@ -48,6 +48,9 @@ _GiveupOnSendfile: type[Exception] = _socket_std._GiveupOnSendfile  # type: igno
 _PIPE_SIZE = 1 << 20
 
 
+_INTERNET = (int(_socket_std.AF_INET), int(_socket_std.AF_INET6))
+
+
 class socket(_CooperativeSocket):
     """The standard library's ``socket.socket``, cooperative in a green thread."""
 
@@ -56,8 +59,9 @@ class socket(_CooperativeSocket):
     def accept(self) -> tuple[socket, _Any]:
         """As ``socket.accept``. The new socket is blocking, or has the default timeout, whatever this one has."""
         fd, address = self._accept()
-        sock = socket(_Raw.family.__get__(self), _Raw.type.__get__(self), self.proto, fd)
-        sock._short_is_empty = self.family in (_socket_std.AF_INET, _socket_std.AF_INET6)
+        family = _Raw.family.__get__(self)  # a plain number, where self.family is an enum made for each asking
+        sock = socket(family, _Raw.type.__get__(self), self.proto, fd)
+        sock._short_is_empty = family in _INTERNET
         return sock, address
 
     def _accept(self) -> tuple[int, _Any]:

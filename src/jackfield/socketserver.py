@@ -39,6 +39,7 @@ _HAS_UNIX = hasattr(_socket_std, "AF_UNIX")
 _BACKLOG = 65535
 #: The largest datagram that UDP can carry, and what is received when nobody named a packet size.
 _DATAGRAM = 65535
+_DONTWAIT = int(getattr(_socket_std, "MSG_DONTWAIT", 0))
 
 
 class TCPServer(BaseServer):
@@ -162,7 +163,7 @@ class UDPServer(TCPServer):
             for datagram in _receive_batch(self.socket, size, 1):
                 return (datagram.data, _reply_socket(self.socket, datagram)), datagram.peer
             raise BlockingIOError(_errno.EAGAIN, _os.strerror(_errno.EAGAIN))
-        data, client_address = self.socket.recvfrom(size, getattr(_socket_std, "MSG_DONTWAIT", 0))
+        data, client_address = self.socket.recvfrom(size, _DONTWAIT)
         return (data, self.socket), client_address
 
     def shutdown_request(self, request: _Any) -> None:

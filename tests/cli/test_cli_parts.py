@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import socket
 import sys
 
 import pytest
@@ -16,7 +17,7 @@ from jackfield.address import Address, parse_address
 from jackfield.cli.arguments import UsageError
 from jackfield.cli.banner import connect_text, is_open_to_all
 from jackfield.cli.conversation import CrLf, HexDump, Recorder
-from jackfield.cli.dial import parse_source
+from jackfield.cli.dial import Candidate, needs_race, parse_source
 from jackfield.cli.editors import above, rows_of
 from jackfield.cli.logs import JsonFormatter, TextFormatter
 from jackfield.cli.script import parse_step
@@ -174,6 +175,22 @@ def test_open_to_all(location: str, verdict: bool) -> None:
 )
 def test_source(text: str, address: Address) -> None:
     assert parse_source(text) == address
+
+
+@pytest.mark.parametrize(
+    ("hosts", "kind", "verdict"),
+    [
+        (["2001:db8::1", "192.0.2.1"], socket.SOCK_STREAM, True),
+        (["::1", "127.0.0.1"], socket.SOCK_STREAM, False),
+        (["192.0.2.1", "192.0.2.2"], socket.SOCK_STREAM, False),
+        (["2001:db8::1", "192.0.2.1"], socket.SOCK_DGRAM, False),
+        (["fe80::1%eth0"], socket.SOCK_STREAM, False),
+    ],
+)
+def test_addresses_of_both_families_race(hosts: list[str], kind: int, verdict: bool) -> None:
+    families = [socket.AF_INET6 if ":" in host else socket.AF_INET for host in hosts]
+    candidates = [Candidate(family, kind, 0, (host, 9), None) for family, host in zip(families, hosts, strict=True)]
+    assert needs_race(candidates) is verdict
 
 
 def test_a_source_that_is_none() -> None:

@@ -330,6 +330,8 @@ def test_streams_of_asyncio_inside_a_driven_task(host: Host) -> None:
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with Python 3.12")
 def test_eager_tasks(host: Host) -> None:
     """A task that begins inside the step of a driven one, on its stack, and hands back to it."""
+    if "uvloop" in host.name and sys.version_info >= (3, 13):
+        pytest.skip("uvloop 0.23 hands its task factory an argument that Python 3.13.0's eager one does not know")
 
     async def main() -> None:
         asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)  # type: ignore[arg-type]
@@ -408,20 +410,21 @@ def test_two_tasks_that_read_one_socket_are_both_named(host: Host, first: str, s
     host.drive(main)
 
 
-def test_closing_a_socket_wakes_the_coroutine_that_waits_on_it(host: Host) -> None:
+@pytest.mark.parametrize("kind", ["driven", "own"])
+def test_closing_a_socket_wakes_the_coroutine_that_waits_on_it(host: Host, kind: str) -> None:
     async def main() -> None:
         with pair() as (left, _):
-            waits = [drive(self_reading(left)), asyncio.get_running_loop().create_task(self_reading(left))]
-            for task in waits[:1]:
-                await async_until(lambda: left._registered is not None and left._registered.reader is not None)
-                left.close()
-                with pytest.raises(OSError, match="Bad file descriptor"):
-                    await task
-            with pytest.raises(OSError, match="Bad file descriptor"):
-                await waits[1]
 
-    async def self_reading(sock: jackfield_socket.socket) -> None:
-        await AsyncSocket(sock).recv(10)
+            async def reads() -> None:
+                await AsyncSocket(left).recv(10)
+
+            task: Any = drive(reads()) if kind == "driven" else asyncio.get_running_loop().create_task(reads())
+            await async_until(lambda: left._registered is not None and left._registered.reader is not None)
+            left.close()
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                await task
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                await reads()
 
     host.drive(main)
 

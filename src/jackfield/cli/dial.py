@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import ipaddress
 import math
 import os
 import select
 import socket as _socket_std
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from jackfield.address import Address, parse_address
 from jackfield.cli.arguments import UsageError
 from jackfield.errors import AddressError, JackfieldError
 
-__all__ = ["Line", "NetworkError", "dial", "explain", "parse_source", "readable"]
+__all__ = ["Candidate", "Line", "NetworkError", "dial", "explain", "needs_race", "parse_source", "readable"]
 
 STREAM_CHUNK = 1 << 16
 UDP_LARGEST = 65_507
@@ -174,7 +175,7 @@ def _temporary_path() -> str:
     return os.path.join(tempfile.gettempdir(), f"jackfield-{os.getpid()}-{os.urandom(4).hex()}.sock")
 
 
-class _Candidate(NamedTuple):
+class Candidate(NamedTuple):
     """One answer of the resolver, and what to bind to before connecting to it."""
 
     family: int
@@ -190,7 +191,13 @@ def _dial_internet(address: Address, timeout: float, source: Address | None, bro
     if broadcast and not address.is_datagram:
         raise UsageError("--allow-broadcast goes with udp://")
     failure: OSError | None = None
-    for candidate in _candidates(address, source):
+    candidates = _candidates(address, source)
+    if source is None and needs_race(candidates):
+        # An address that never answers would hold up the others, each for the whole timeout.
+        from jackfield.connecting import connect  # ten times slower to import than all of this, but not ten seconds
+
+        return Line(connect(address, timeout), address)
+    for candidate in candidates:
         sock = _socket_std.socket(candidate.family, candidate.kind, candidate.proto)
         try:
             if candidate.source is not None:
@@ -212,7 +219,7 @@ def _dial_internet(address: Address, timeout: float, source: Address | None, bro
     raise failure or NetworkError(f"{address} has no address of the same family as --source {source}")
 
 
-def _candidates(address: Address, source: Address | None) -> list[_Candidate]:
+def _candidates(address: Address, source: Address | None) -> list[Candidate]:
     digit = address.scheme[-1]
     family = {"4": _socket_std.AF_INET, "6": _socket_std.AF_INET6}.get(digit, _socket_std.AF_UNSPEC)
     kind = _socket_std.SOCK_DGRAM if address.is_datagram else _socket_std.SOCK_STREAM
@@ -229,10 +236,20 @@ def _candidates(address: Address, source: Address | None) -> list[_Candidate]:
         for found, *_, sockaddr in _socket_std.getaddrinfo(source.host or None, source.port, 0, kind, 0, flags):
             sources.setdefault(found, sockaddr)
     return [
-        _Candidate(found, found_kind, proto, sockaddr, sources.get(found))
+        Candidate(found, found_kind, proto, sockaddr, sources.get(found))
         for found, found_kind, proto, _, sockaddr in answers
         if source is None or found in sources
     ]
+
+
+def needs_race(candidates: Sequence[Candidate]) -> bool:
+    """Whether to try several at once (RFC 8305): streams of both families, where one may have no way out.
+
+    This machine's own addresses answer at once, with yes or no.
+    """
+    families = {candidate.family for candidate in candidates if candidate.kind == _socket_std.SOCK_STREAM}
+    local = all(ipaddress.ip_address(candidate.sockaddr[0].partition("%")[0]).is_loopback for candidate in candidates)
+    return len(families) > 1 and not local
 
 
 def _bind(sock: _socket_std.socket, sockaddr: Any, shown: str) -> None:

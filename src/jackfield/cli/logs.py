@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import logging.handlers
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from jackfield.cli.text import escape, paint, wants_color
 from jackfield.errors import StartError
 
-__all__ = ["FORMATS", "LEVELS", "JsonFormatter", "TextFormatter", "set_up_logging"]
+__all__ = ["FORMATS", "LEVELS", "JsonFormatter", "TextFormatter", "quiet_below_warning", "set_up_logging"]
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
 FORMATS = ("text", "json")
@@ -70,6 +72,21 @@ def _trace(formatter: logging.Formatter, record: logging.LogRecord) -> list[str]
     if record.stack_info:
         parts.append(formatter.formatStack(record.stack_info))
     return parts
+
+
+@contextlib.contextmanager
+def quiet_below_warning(name: str) -> Iterator[None]:
+    """Drop what the logger of that name itself says of less than a warning, for as long as the block lasts."""
+
+    def matters(record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.WARNING
+
+    logger = logging.getLogger(name)
+    logger.addFilter(matters)
+    try:
+        yield
+    finally:
+        logger.removeFilter(matters)
 
 
 def set_up_logging(level: str, style: str, file: str | None, color: str) -> logging.Handler:

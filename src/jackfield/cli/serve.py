@@ -133,6 +133,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from jackfield.cli.logs import quiet_below_warning
     from jackfield.cli.stopping import AskedToStop, StopSignals
     from jackfield.cli.target import TargetError
 
@@ -146,7 +147,8 @@ def _run(options: argparse.Namespace) -> int:
         except TargetError as error:
             sys.stderr.write(error.trace)
             raise
-        server.start()
+        with quiet_below_warning("jackfield.server"):  # what it would say now, the announcement says better
+            server.start()
         _announce(options, server)
         return signals.serve_until_stopped(server, options.graceful_timeout)
 

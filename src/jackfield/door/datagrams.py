@@ -34,7 +34,7 @@ _BROUGHT_BY_ICMP = frozenset(
 # says; then a second try without the address fails in the same way.
 _NO_SUCH_SOURCE = frozenset({errno.EINVAL, errno.EADDRNOTAVAIL, errno.ENODEV, errno.ENETUNREACH})
 
-_MSG_DONTWAIT: int = getattr(_socket_std, "MSG_DONTWAIT", 0)
+_MSG_DONTWAIT = int(getattr(_socket_std, "MSG_DONTWAIT", 0))
 _MSG_TRUNC = int(_socket_std.MSG_TRUNC)  # a plain number: the flags that recvmsg returns are one, and "&" is quicker
 _SO_MEMINFO = 55 if sys.platform == "linux" else None  # since Linux 4.12; Python has no name for it
 _MEMINFO = struct.Struct("=9I")

@@ -54,8 +54,9 @@ class PollLoop:
         self._poll = select.poll()
         self._ready: dict[int, Callback] = {}
         # A pipe, not an eventfd, because a signal handler may interrupt the very call that writes to it.
-        self._wake_end, self._wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._owner = os.getpid()
+        self._wake_end, self._wake = os.pipe()
+        os.set_blocking(self._wake_end, False)
+        os.set_blocking(self._wake, False)
         self.watch(self._wake_end, self._woken)
 
     def watch(self, fd: int, ready: Callback) -> None:

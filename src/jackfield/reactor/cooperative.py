@@ -34,13 +34,14 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-DONTWAIT: int = getattr(_socket_std, "MSG_DONTWAIT", 0)
-WAITALL: int = getattr(_socket_std, "MSG_WAITALL", 0)
-OOB: int = getattr(_socket_std, "MSG_OOB", 0)
-PEEK: int = getattr(_socket_std, "MSG_PEEK", 0)
+# Plain numbers: the module's own are members of an enum, whose every | is a call in Python.
+DONTWAIT = int(getattr(_socket_std, "MSG_DONTWAIT", 0))
+WAITALL = int(getattr(_socket_std, "MSG_WAITALL", 0))
+OOB = int(getattr(_socket_std, "MSG_OOB", 0))
+PEEK = int(getattr(_socket_std, "MSG_PEEK", 0))
 
 #: With these the kernel answers at once, even on a blocking socket (recv(2)).
-NEVER_WAITS: int = DONTWAIT | getattr(_socket_std, "MSG_ERRQUEUE", 0)
+NEVER_WAITS = DONTWAIT | int(getattr(_socket_std, "MSG_ERRQUEUE", 0))
 
 #: No machine has room to receive as much at once.
 ABSURD = 1 << 40
@@ -54,7 +55,8 @@ _recv_into = _Raw.recv_into
 _send = _Raw.send
 _family = _Raw.family.__get__
 _type = _Raw.type.__get__
-_INTERNET = (_socket_std.AF_INET, _socket_std.AF_INET6)
+_INTERNET = (int(_socket_std.AF_INET), int(_socket_std.AF_INET6))
+_STREAM = int(_socket_std.SOCK_STREAM)
 
 
 def _closed_meanwhile(channel: Channel, error: OSError) -> OSError:
@@ -148,7 +150,7 @@ class CooperativeSocket(_socket_std.socket):
         # Stream sockets of the internet: a short read has emptied the buffer. Others stop at a record, at passed
         # descriptors or at a change of credentials (unix(7)), with more behind it.
         accepted = self._short_is_empty
-        self._short_is_empty = _type(self) == _socket_std.SOCK_STREAM and _family(self) in _INTERNET
+        self._short_is_empty = _type(self) == _STREAM and _family(self) in _INTERNET
         if fresh and accepted:
             # Registering reports what is there already as an edge of its own, so there is no need to try first. (On a
             # socket that is not connected there is: it has an error to tell, and no edge.)
@@ -343,7 +345,7 @@ class CooperativeSocket(_socket_std.socket):
     # -- sending -----------------------------------------------------------------------------------------------------
 
     def send(self, data: Buffer, flags: int = 0, /) -> int:
-        if self._patience is None and not flags and _type(self) == _socket_std.SOCK_STREAM and self._waits_itself():
+        if self._patience is None and not flags and _type(self) == _STREAM and self._waits_itself():
             # send(2): a blocking send on a stream returns when the kernel has taken all of it.
             return self._send_through(data, flags, None)
         taken = self._attempt(lambda f: _send(self, data, f), flags, reading=False)

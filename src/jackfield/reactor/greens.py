@@ -111,7 +111,9 @@ class GreenThread(greenlet):
         if getcurrent() is self:
             raise MisuseError("a green thread that waits for its own end would wait for ever; join it from another")
         if not in_green() and loop_runs_here():
-            raise MisuseError("join() in a coroutine would hold the loop that this green thread runs on; write 'await green'")
+            raise MisuseError(
+                "join() in a coroutine would hold the loop that this green thread runs on; write 'await green'"
+            )
         wait = self._joined_by(blocking_wait())
         try:
             wait.wait(timeout)

@@ -11,12 +11,12 @@ one batch), may be shared (another process reads the same open file), and may be
 from __future__ import annotations
 
 import contextlib
-import select
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from ..errors import MisuseError
+from .readiness import ERR, ET, HUP, IN, OUT, PRI, RDHUP, open_set
 
 #: Events taken from the kernel at one go, and how often the set is polled again before the host loop has its turn.
 #: Eight rounds let a busy server answer what arrived while it was answering, and keep asyncio's own cost (some ten
@@ -24,10 +24,10 @@ from ..errors import MisuseError
 BATCH = 512
 ROUNDS = 8
 
-_READ = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLPRI | select.EPOLLHUP | select.EPOLLERR
-_WRITE = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
-_STICKY = select.EPOLLRDHUP | select.EPOLLPRI | select.EPOLLHUP | select.EPOLLERR
-_REGISTER = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLPRI | select.EPOLLET
+_READ = IN | RDHUP | PRI | HUP | ERR
+_WRITE = OUT | HUP | ERR
+_STICKY = RDHUP | PRI | HUP | ERR
+_REGISTER = IN | OUT | RDHUP | PRI | ET
 
 
 class Waiter(Protocol):
@@ -82,7 +82,7 @@ def _conflict(fd: int, verb: str, first: object, second: object) -> MisuseError:
 
 
 class Poller:
-    """An edge-triggered epoll set and the queue of those who can run at once.
+    """An edge-triggered set and the queue of those who can run at once.
 
     ``fileno()`` is readable whenever ``dispatch()`` has something to do for a descriptor, so one registration with a
     host loop stands for them all (an epoll set may be a member of another: epoll(7), question 5).
@@ -91,7 +91,7 @@ class Poller:
     def __init__(self, schedule: Callable[[Waiter], None]) -> None:
         """``schedule`` gives a waiter a turn, from any thread."""
         self._schedule = schedule
-        self._epoll = select.epoll()
+        self._ready = open_set()
         self.channels: dict[int, Channel] = {}
         self.runnable: deque[Waiter] = deque()
         self._undelivered: list[tuple[int, int]] = []
@@ -102,19 +102,19 @@ class Poller:
         self.rounds = 0
 
     def fileno(self) -> int:
-        return self._epoll.fileno()
+        return self._ready.fileno()
 
     def register(self, fd: int) -> Channel:
         """The channel of ``fd``, registered once for both directions. PermissionError for what cannot be polled."""
         try:
-            self._epoll.register(fd, _REGISTER)
+            self._ready.register(fd, _REGISTER)
         except FileExistsError:
             # Two socket objects for one descriptor share its channel: what either knew of it no longer holds.
             channel = self.channels.get(fd)
             if channel is not None:
                 channel.readable = channel.writable = True
                 return channel
-            self._epoll.modify(fd, _REGISTER)
+            self._ready.modify(fd, _REGISTER)
         # An older channel under this number is that of a descriptor closed without our knowing: the kernel dropped it.
         channel = self.channels[fd] = Channel(fd, self)
         return channel
@@ -127,7 +127,7 @@ class Poller:
         if self.channels.get(channel.fd) is channel:
             del self.channels[channel.fd]
             try:
-                self._epoll.unregister(channel.fd)
+                self._ready.unregister(channel.fd)
             except (OSError, ValueError):
                 pass  # closed already, by whoever owned the number
         channel.poller = None
@@ -138,7 +138,7 @@ class Poller:
     def dispatch(self) -> bool:
         """Resume all who can run, poll, resume all who became ready; a few rounds. True if some are left to run."""
         waiter: Waiter | None
-        runnable, channels, poll = self.runnable, self.channels, self._epoll.poll
+        runnable, channels, poll = self.runnable, self.channels, self._ready.poll
         self.dispatching = True
         undelivered = iter(self._undelivered)
         try:
@@ -197,14 +197,14 @@ class Poller:
 
     @property
     def closed(self) -> bool:
-        return self._epoll.closed
+        return self._ready.closed
 
     def close(self) -> None:
         for channel in self.channels.values():
             channel.poller = None
         self.channels.clear()
         self.runnable.clear()
-        self._epoll.close()
+        self._ready.close()
 
 
 class _Wake:
