@@ -97,6 +97,7 @@ class Server:
         self._service = Service(handler, self.mode, self._limit, (), self)
         self._locations: tuple[str, ...] = ()
         self._loop: Loop | None = None
+        self._on_loop_here = False
         self._deadline: float | None = None
         self._since = 0.0
         self._stopped = threading.Event()
@@ -137,6 +138,7 @@ class Server:
         if not self._begin():
             return self
         if self.mode in ("green", "async") and (in_green() or loop_runs_here()):
+            self._on_loop_here = True
             spawn(self._serve)
         else:
             thread = threading.Thread(target=self._serve_in_thread, name=f"jackfield-{self.name}", daemon=True)
@@ -253,6 +255,8 @@ class Server:
         """Wait until it has stopped; False if ``timeout`` seconds pass first. In a coroutine: ``await stopped()``."""
         if self._stopped.is_set():
             return True
+        if self._on_loop_here and not in_green() and loop_runs_here():
+            raise MisuseError("wait_stopped() would hold the loop that has to stop it; write 'await server.stopped()'")
         wait = blocking_wait()
         self._waits.append(wait)
         if self._stopped.is_set():

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -278,6 +279,13 @@ def test_source_may_be_a_host_alone() -> None:
     with accepting(lambda connection: came.append(connection.getpeername()[0])) as address:
         assert run("connect", address, "--source", "127.0.0.3").returncode == 0
     assert came == ["127.0.0.3"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has an abstract namespace")
+def test_source_of_unix_datagrams_may_be_abstract(tmp_path: Path) -> None:
+    own = f"unixgram:@jackfield-test-{os.getpid()}"
+    with serving(UpperDatagram, "unixgram", str(tmp_path / "s")) as address:
+        assert run("connect", address, "--source", own, data=b"hello").stdout == b"HELLO"
 
 
 def test_broadcast_needs_its_flag() -> None:

@@ -106,14 +106,16 @@ class Line:
 class _UnixDatagramLine(Line):
     """A Unix datagram socket has to have a name, or the server has nowhere to answer to (unix(7))."""
 
-    def __init__(self, sock: _socket_std.socket, peer: Address, own_path: str) -> None:
+    def __init__(self, sock: _socket_std.socket, peer: Address, own_file: str | None) -> None:
+        """:param own_file: what its name made, to be removed with it."""
         super().__init__(sock, peer)
-        self._own_path = own_path
+        self._own_file = own_file
 
     def close(self) -> None:
         super().close()
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._own_path)
+        if self._own_file is not None:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._own_file)
 
 
 def dial(address: Address, timeout: float = 10.0, source: Address | None = None, broadcast: bool = False) -> Line:
@@ -147,26 +149,33 @@ def _dial_unix(address: Address, timeout: float, source: Address | None) -> Line
         "unixgram": _socket_std.SOCK_DGRAM,
         "unixpacket": _socket_std.SOCK_SEQPACKET,
     }
-    path = f"\0{address.path[1:]}" if address.path.startswith("@") else address.path
-    if source is not None and not source.is_unix:
-        raise UsageError(f"--source of a Unix socket is a path of its own, not {source}")
+    if source is not None and (source.scheme, address.scheme) != ("unixgram", "unixgram"):
+        raise UsageError(f"--source of a Unix socket is for unixgram:, and is a unixgram:PATH of its own, not {source}")
     with contextlib.ExitStack() as undo:
         sock = undo.enter_context(_socket_std.socket(_socket_std.AF_UNIX, kinds[address.scheme]))
         if address.scheme != "unixgram":
             sock.settimeout(min(timeout, LONGEST_WAIT))
-            sock.connect(path)
+            sock.connect(_sockaddr_of(address.path))
             sock.settimeout(None)
             undo.pop_all()
             return Line(sock, address)
         own_path = source.path if source is not None else _temporary_path()
-        _bind(sock, own_path, f"unixgram:{own_path}")
-        undo.callback(os.unlink, own_path)
-        sock.connect(path)
-        # Who answers needs the permission to write to our file, and may run as another user.  Nobody else gains by it:
-        # the kernel takes datagrams for a connected Unix socket from its peer only (EPERM for others, unix(7)).
-        os.chmod(own_path, 0o666)
+        _bind(sock, _sockaddr_of(own_path), f"unixgram:{own_path}")
+        own_file = None if own_path.startswith("@") else own_path
+        if own_file is not None:
+            undo.callback(os.unlink, own_file)
+        sock.connect(_sockaddr_of(address.path))
+        if own_file is not None:
+            # Who answers needs the permission to write to our file, and may run as another user.  Nobody else gains by
+            # it: the kernel takes datagrams for a connected Unix socket from its peer only (EPERM, unix(7)).
+            os.chmod(own_file, 0o666)
         undo.pop_all()
-        return _UnixDatagramLine(sock, address, own_path)
+        return _UnixDatagramLine(sock, address, own_file)
+
+
+def _sockaddr_of(path: str) -> str:
+    # A name in Linux's abstract namespace begins with a NUL (unix(7)).
+    return f"\0{path[1:]}" if path.startswith("@") else path
 
 
 def _temporary_path() -> str:

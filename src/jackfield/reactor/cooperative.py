@@ -354,31 +354,43 @@ class CooperativeSocket(_socket_std.socket):
 
     def sendall(self, data: Buffer, flags: int = 0, /) -> None:
         """Send all of ``data``, or raise; the exception's ``bytes_sent`` tells how much the kernel had taken."""
-        green = getcurrent()
-        if green.__class__ is GreenThread and data.__class__ is bytes:
-            # The way of nearly every answer, written out: all of it fits the kernel's buffer at once.
-            channel = self._channel
-            if channel is not None and channel.poller is green.poller and channel.writable:
+        # The way of nearly every answer, written out: bytes, all of which the kernel takes at once.
+        taken = 0
+        if data.__class__ is bytes:
+            green = getcurrent()
+            if green.__class__ is GreenThread:
+                channel = self._channel
+                straight = channel is not None and channel.poller is green.poller and channel.writable
+            else:
+                channel = None
+                straight = self._patience is None and not self._switched
+            if straight:
                 try:
-                    taken = _send(self, data, flags | DONTWAIT)
+                    taken = _send(self, data, flags if channel is None else flags | DONTWAIT)
                 except BlockingIOError:
-                    channel.writable = False
+                    pass
+                except OSError as error:
+                    error.bytes_sent = 0  # type: ignore[attr-defined]
+                    raise
                 else:
                     self.sent += taken
                     if taken == len(data):
-                        channel.streak += 1
-                        if channel.streak >= STREAK:
-                            self._channel = None  # the next call gives the turn up first
+                        if channel is not None:
+                            channel.streak += 1
+                            if channel.streak >= STREAK:
+                                self._channel = None  # the next call gives the turn up first
                         return
+                if channel is not None:
                     channel.writable = False
-                    data = memoryview(data)[taken:]
-                    try:
-                        self._send_through(data, flags, self._deadline())
-                    except OSError as error:
-                        error.bytes_sent += taken  # type: ignore[attr-defined]
-                        raise
-                    return
-        self._send_through(data, flags, self._deadline() if self._patience else None)
+        deadline = self._deadline() if self._patience else None
+        if not taken:
+            self._send_through(data, flags, deadline)
+            return
+        try:
+            self._send_through(memoryview(data)[taken:], flags, deadline)
+        except OSError as error:
+            error.bytes_sent += taken  # type: ignore[attr-defined]
+            raise
 
     def _waits_itself(self) -> bool:
         return self._switched or isinstance(getcurrent(), GreenThread)
