@@ -26,7 +26,7 @@ LEVELS: list[set[str]] = [
     {"socket", "streams", "sync", "adopt"},
     {"door", "connecting"},
     {"handlers", "modes", "connections"},
-    {"baseserver", "mixins", "socketserver", "service", "server"},
+    {"baseserver", "mixins", "socketserver", "service", "server", "signals"},
     {"supervisor", "admin"},
     # The face of the package.  It hands on names of every level; only what stands above it may ask it for one.
     {"__init__"},

@@ -7,10 +7,10 @@ The drop-in face is :mod:`jackfield.socketserver` and :mod:`jackfield.socket`; t
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
-
 __version__ = "0.1.0"
+
+# Type checkers read this name as they read typing's, whose import alone would take a tenth of the command's start.
+TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from . import socket, socketserver, sync, testing
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
         StreamRequestHandler,
     )
     from .reactor import GreenExit, GreenThread, await_, green, offload, run, sleep, spawn
-    from .server import Server, ServerInfo, serve
+    from .server import Server, ServerInfo
+    from .signals import serve
 
 # Where each name lives. Imported when first asked for: `jackfield --version` needs none of it, and a program that
 # wants the sockets need not load the servers.
@@ -46,7 +47,9 @@ _NAMES = {
         "handlers",
     ),
     **dict.fromkeys(("GreenExit", "GreenThread", "await_", "green", "offload", "run", "sleep", "spawn"), "reactor"),
-    **dict.fromkeys(("Server", "ServerInfo", "serve"), "server"),
+    "Server": "server",
+    "ServerInfo": "server",
+    "serve": "signals",
 }
 _MODULES = ("socket", "socketserver", "sync", "testing")
 
@@ -82,7 +85,9 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
+    import importlib
+
     if name in _MODULES:
         return importlib.import_module(f"{__name__}.{name}")
     home = _NAMES.get(name)

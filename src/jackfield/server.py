@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import logging
+import os
 import resource
-import signal
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from .connections import Connection
@@ -98,6 +100,7 @@ class Server:
         self._locations: tuple[str, ...] = ()
         self._loop: Loop | None = None
         self._on_loop_here = False
+        self._watched = -1
         self._deadline: float | None = None
         self._since = 0.0
         self._stopped = threading.Event()
@@ -158,6 +161,11 @@ class Server:
         if self._error is not None:
             raise self._error
 
+    def also_watch(self, fd: int) -> None:
+        """Let whatever makes ``fd`` readable end the server's waiting, so that signal handlers are run; what comes is
+        read and thrown away. ``fd`` is non-blocking and open for as long as the server serves."""
+        self._watched = fd
+
     def _begin(self) -> bool:
         try:
             self._not_begun.pop()
@@ -192,6 +200,8 @@ class Server:
                     watchdog = reactor.watchdog = Watchdog(reactor)
             self._service.open_units(loop)
             self._loop = loop
+            if self._watched >= 0:
+                loop.watch(self._watched, partial(_read_all, self._watched))
             while self._deadline is None and self._service.listeners:
                 loop.turn(self._service.attend(loop))
             self._drain(loop)
@@ -240,16 +250,14 @@ class Server:
             # The loop cannot see to the deadline while a handler runs on its thread.
             if self._serial_cut is not None:
                 self._serial_cut.cancel()
-            cut = self._serial_cut = threading.Timer(max(0.0, self._deadline - time.monotonic()), self._cut_serial)
+            cut = self._serial_cut = threading.Timer(max(0.0, self._deadline - time.monotonic()), self._cut)
             cut.daemon = True
             cut.start()
 
-    def _cut_serial(self) -> None:
-        self._report_cut(self._service.cut())
-
-    def _report_cut(self, left: list[Connection]) -> None:
-        peers = ", ".join(ascii(connection.peer) for connection in left[:10])
-        _log.warning("%s: cut %d of its handlers that had not finished: %s", self.name, self._service.live, peers)
+    def _cut(self) -> None:
+        peers = ", ".join(ascii(connection.peer) for connection in self.connections[:10])
+        _log.warning("%s: cuts %d of its handlers that have not finished: %s", self.name, self._service.live, peers)
+        self._service.cut()
 
     def wait_stopped(self, timeout: float | None = None) -> bool:
         """Wait until it has stopped; False if ``timeout`` seconds pass first. In a coroutine: ``await stopped()``."""
@@ -283,7 +291,7 @@ class Server:
         self._life.move(State.DRAINING)
         self._wait_idle(loop, lambda: self._deadline or 0.0)
         if service.live:
-            self._report_cut(service.cut())
+            self._cut()
             given_up = time.monotonic() + CUT_SECONDS
             self._wait_idle(loop, lambda: given_up)
             if service.live and isinstance(service.units, Processes):
@@ -366,26 +374,13 @@ class Server:
         )
 
 
-def serve(handler: Any, *addresses: Any, **options: Any) -> None:
-    """Serve until SIGINT or SIGTERM: ``Server(handler, *addresses, **options).serve_forever()`` with these signals
-    meaning a graceful stop, and a second one now. In other threads than the main one no signals are taken."""
-    server = Server(handler, *addresses, **options)
-    if threading.current_thread() is not threading.main_thread():
-        server.serve_forever()
-        return
-
-    def asked(number: int, frame: object) -> None:
-        server.stop(0 if server.draining else None)
-
-    before = {number: signal.signal(number, asked) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        server.serve_forever()
-    finally:
-        for number, action in before.items():
-            signal.signal(number, action)
-
-
 # -- helpers -----------------------------------------------------------------------------------------------------------
+
+
+def _read_all(fd: int) -> None:
+    with contextlib.suppress(BlockingIOError):
+        while os.read(fd, 4096):
+            pass
 
 
 def _mode_for(handler: Any, mode: str) -> str:

@@ -238,13 +238,11 @@ class Service:
                 self.listeners.remove(listener)
                 listener.close()
 
-    def cut(self) -> list[Connection]:
-        """End every connection and unit that can be ended from outside; returns the connections that were left."""
-        left = list(self.connections)
-        for connection in left:
+    def cut(self) -> None:
+        """End every connection and unit that can be ended from outside."""
+        for connection in self.connections:
             connection.close()
         self.units.cut()
-        return left
 
 
 def _readable_peer(address: Any) -> Any:

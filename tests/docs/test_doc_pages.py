@@ -29,6 +29,7 @@ ENVIRONMENT = {
     "PYTHONDONTWRITEBYTECODE": "1",
 }
 PROGRAM = f"{shlex.quote(sys.executable)} -m jackfield"
+NUMBER = r"\d+(\.\d+)*"
 SIGN = re.compile(r"\x1b(\[[0-9;?]*[A-Za-z]|[78D])|\r")
 
 by_page = pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
@@ -134,8 +135,8 @@ def as_run(command: str, port: int) -> str:
 
 def like(text: str) -> re.Pattern[str]:
     """Any text that differs in numbers and in the amount of blanks only."""
-    parts = [r"\d+(\.\d+)*" if part[0].isdigit() else re.escape(part) for part in re.split(r"(\d[\d.]*\d|\d)", text) if part]
-    return re.compile(re.sub(r"(\\ )+", r"\\s+", "".join(parts)))
+    pieces = re.split(r"(\d[\d.]*\d|\d| +)", text)
+    return re.compile("".join(NUMBER if p[:1].isdigit() else r"\s+" if p[:1] == " " else re.escape(p) for p in pieces))
 
 
 def steps_of(block: Block) -> list[tuple[str, list[str]]]:
@@ -282,7 +283,7 @@ IN_CODE = {
     "proto": r"socket\.SOCK_STREAM, socket\.IPPROTO_TCP",
     "fileno, the argument": r"socket\.socket\(fileno=",
     "socketpair between green threads": r"socketpair\(\)\n.*\n?.*jackfield\.spawn",
-    "socketpair between processes": r"socketpair\(\)\n(.*\n)*?pid = os\.fork\(\)",
+    "socketpair between processes": r"socketpair\(\)\nchild = subprocess\.Popen\(",
     "create_connection": r"def create_connection\((.*\n)*?.*getaddrinfo(.*\n)*?.*\.connect\(",
     "getaddrinfo": r"spawn\(socket\.getaddrinfo",
     "bind": r"\.bind\(",
@@ -376,7 +377,8 @@ def test_output_belongs_to_the_block_it_follows_directly() -> None:
 
 def test_a_command_that_says_something_else_is_found_out(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    server = "```console\n$ jackfield serve -b 127.0.0.1:9999\njackfield 9.9.9  upper-case echo  {}  Python 3.13.0\n```\n"
+    banner = "jackfield 9.9.9  upper-case echo  {}  Python 3.13.0"
+    server = f"```console\n$ jackfield serve -b 127.0.0.1:9999\n{banner}\n```\n"
     client = "```console\n$ echo hello | jackfield connect 127.0.0.1:9999\n{}\n```\n"
     page.write_text(server.format("green") + client.format("HELLO"))
     assert len(check_console(page, tmp_path)) == 2

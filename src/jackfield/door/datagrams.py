@@ -141,6 +141,7 @@ class ReplySocket:
 
     def sendto(self, data: Any, *flags_and_address: Any) -> int:
         """``socket.sendto(data, address)`` or ``socket.sendto(data, flags, address)``."""
+        flags_and_address = (*flags_and_address[:-1], *map(self._mapped, flags_and_address[-1:]))
         if 1 <= len(flags_and_address) <= 2 and self._goes_home(flags_and_address[-1]):
             flags = flags_and_address[0] if len(flags_and_address) == 2 else 0
             try:
@@ -158,6 +159,7 @@ class ReplySocket:
         ancillary = list(ancdata)
         if address is None:
             return self._socket.sendmsg(buffers, ancillary, flags)
+        address = self._mapped(address)
         if not ancillary and self._goes_home(address):
             pieces = list(buffers)  # it may be an iterator, and is needed twice
             try:
@@ -167,6 +169,18 @@ class ReplySocket:
                     raise
             buffers = pieces
         return self._socket.sendmsg(buffers, ancillary, flags, address)
+
+    def _mapped(self, address: Any) -> Any:
+        """An IPv4 client of a socket for both families is shown by its own address, and reached by the mapped one
+        (RFC 4291, 2.5.5.2)."""
+        if (
+            isinstance(address, tuple)
+            and len(address) == 2
+            and self._host.startswith("::ffff:")
+            and address[0] == self._host[7:]
+        ):
+            return self._host, address[1], 0, 0
+        return address
 
     def _goes_home(self, address: Any) -> bool:
         return isinstance(address, tuple) and bool(address) and bool(address[0] == self._host)
