@@ -15,6 +15,10 @@ from .clock import MONOTONIC, Clock
 _RESET = struct.pack("ii", 1, 0)
 
 
+#: Where tcpi_bytes_acked and tcpi_bytes_received stand in struct tcp_info (linux/tcp.h).
+_TCP_COUNTS = 120
+
+
 class Connection:
     """One accepted peer, from accept to its end.
 
@@ -48,13 +52,28 @@ class Connection:
 
     @property
     def received(self) -> int:
-        """Bytes that the handler has taken from it so far."""
-        return getattr(self._socket(), "received", 0)
+        """Bytes that the handler has taken from it so far; for a handler in another process, what the kernel has taken
+        (TCP only; 0 for a Unix socket there)."""
+        return self._counts()[0]
 
     @property
     def sent(self) -> int:
-        """Bytes that the kernel has taken for it so far."""
-        return getattr(self._socket(), "sent", 0)
+        """Bytes that the kernel has taken for it so far; for a handler in another process, what the peer has acknowledged
+        (TCP only; 0 for a Unix socket there)."""
+        return self._counts()[1]
+
+    def _counts(self) -> tuple[int, int]:
+        sock = self.socket
+        if sock is None:
+            return 0, 0
+        received, sent = getattr(sock, "received", 0), getattr(sock, "sent", 0)
+        if not received and not sent and hasattr(_socket_std, "TCP_INFO"):
+            try:
+                info = sock.getsockopt(_socket_std.IPPROTO_TCP, _socket_std.TCP_INFO, _TCP_COUNTS + 16)
+                sent, received = struct.unpack_from("=QQ", info, _TCP_COUNTS)
+            except (OSError, struct.error):
+                pass  # no TCP, or a kernel before 4.1
+        return received, sent
 
     def close(self) -> None:
         """End it in both directions: whoever waits on it sees the end of the stream. From any thread."""
