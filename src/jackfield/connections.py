@@ -58,8 +58,8 @@ class Connection:
 
     @property
     def sent(self) -> int:
-        """Bytes that the kernel has taken for it so far; for a handler in another process, what the peer has acknowledged
-        (TCP only; 0 for a Unix socket there)."""
+        """Bytes that the kernel has taken for it so far; for a handler in another process, what the peer has
+        acknowledged (TCP only; 0 for a Unix socket there)."""
         return self._counts()[1]
 
     def _counts(self) -> tuple[int, int]:

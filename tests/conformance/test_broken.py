@@ -172,6 +172,12 @@ def test_a_close_that_wakes_nobody_is_found_out() -> None:
     fails(SOCKET, "close_wakes", factory, HANGS)
 
 
+def test_a_sound_socket_is_not_found_out() -> None:
+    """The test of the tests above: what is not broken does not pass for broken."""
+    with pytest.raises(AssertionError, match="the check passed"):
+        fails(SOCKET, "peeks", WrappedSockets(Socket), HANGS)
+
+
 def test_check_socket_names_every_check_that_failed() -> None:
     with pytest.raises(ConformanceError, match="peeks: AssertionError: the second look") as raised:
         check_socket(WrappedSockets(TakesThePeek), only=["peeks", "ping_pong", "receives_files"])
@@ -191,7 +197,7 @@ def fails(suite: Suite[Any], name: str, factory: Any, why: str) -> None:
         status = 1
         try:
             with pytest.raises((AssertionError, OSError), match=why):
-                suite.run_one(name, factory, timeout=0.75 if why is HANGS else 15)
+                suite.run_one(name, factory, timeout=0.5 if why is HANGS else 15)
             status = 0
         except BaseException:  # told by the status and on stderr; no test of the parent's may run here
             traceback.print_exc()

@@ -3,39 +3,25 @@
 from __future__ import annotations
 
 import socketserver as _socketserver_std
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
+from conformance_kinds import FORKING, KINDS
+from nursery import Nursed, Nursery
 
 from jackfield import socketserver
 from jackfield.testing import (
     DATAGRAM_SERVER,
     STREAM_SERVER,
     ClassServers,
-    NativeServers,
     OwnProcess,
     ServerFactory,
-    stdlib_servers,
+    check_server,
 )
 
 STREAMS = ["tcp://127.0.0.1:0", "tcp://[::1]:0", "unix:"]
 DATAGRAMS = ["udp://127.0.0.1:0", "udp://[::1]:0", "unixgram:"]
-
-FACTORIES: dict[str, Callable[[str], ServerFactory]] = {
-    "stdlib-threading": lambda address: stdlib_servers("Threading", address),
-    "stdlib-forking": lambda address: OwnProcess(stdlib_servers("Forking", address)),
-    "serial": lambda address: ClassServers(socketserver, "", address),
-    "threading": lambda address: ClassServers(socketserver, "Threading", address),
-    "forking": lambda address: OwnProcess(ClassServers(socketserver, "Forking", address)),
-    "green": lambda address: ClassServers(socketserver, "Green", address),
-    "async": lambda address: ClassServers(socketserver, "Async", address),
-    "native-serial": lambda address: NativeServers("serial", address),
-    "native-thread": lambda address: NativeServers("thread", address),
-    "native-process": lambda address: OwnProcess(NativeServers("process", address)),
-    "native-green": lambda address: NativeServers("green", address),
-    "native-async": lambda address: NativeServers("async", address),
-}
 
 # What each does not promise, and why. The lists are exact: a check that begins to pass has to leave them.
 STDLIB = {"stops_with_idle_peers": "it cannot close the connections it serves"}
@@ -48,36 +34,57 @@ NOT_PROMISED: dict[str, Mapping[str, str]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def factory_of() -> Iterator[Callable[[str, str], ServerFactory]]:
+    """Makes the factory for a kind and an address; what forks is started outside this process."""
+    nursery = Nursery()
+
+    def make(kind: str, address: str) -> ServerFactory:
+        return Nursed(nursery, kind, address) if kind in FORKING else KINDS[kind](address)
+
+    yield make
+    nursery.close()
+
+
 @pytest.mark.parametrize("name", STREAM_SERVER)
 @pytest.mark.parametrize("address", STREAMS)
-@pytest.mark.parametrize("kind", FACTORIES)
-def test_stream_server(kind: str, address: str, name: str, check: Callable[..., None], needs_ipv6: Any) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_stream_server(kind: str, address: str, name: str, factory_of: Any, check: Any, needs_ipv6: Any) -> None:
     needs_ipv6(address)
-    check(STREAM_SERVER, name, FACTORIES[kind](address), NOT_PROMISED.get(kind, {}))
+    check(STREAM_SERVER, name, factory_of(kind, address), NOT_PROMISED.get(kind, {}))
 
 
 @pytest.mark.parametrize("name", DATAGRAM_SERVER)
 @pytest.mark.parametrize("address", DATAGRAMS)
-@pytest.mark.parametrize("kind", FACTORIES)
-def test_datagram_server(kind: str, address: str, name: str, check: Callable[..., None], needs_ipv6: Any) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_datagram_server(kind: str, address: str, name: str, factory_of: Any, check: Any, needs_ipv6: Any) -> None:
     needs_ipv6(address)
-    check(DATAGRAM_SERVER, name, FACTORIES[kind](address), NOT_PROMISED.get(kind, {}))
+    check(DATAGRAM_SERVER, name, factory_of(kind, address), NOT_PROMISED.get(kind, {}))
 
 
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:0", "udp://127.0.0.1:0"])
-@pytest.mark.parametrize(
-    "make",
-    [lambda address: ClassServers(socketserver, "Forking", address), lambda address: NativeServers("process", address)],
-    ids=["forking", "native-process"],
-)
-def test_a_forking_server_leaves_nothing_open_in_its_own_process(
-    make: Callable[[str], ServerFactory], address: str
-) -> None:
-    factory = make(address)
+@pytest.mark.parametrize("kind", sorted(FORKING - {"stdlib-forking"}))
+def test_a_forking_server_leaves_nothing_open_in_its_own_process(kind: str, address: str) -> None:
+    factory = KINDS[kind](address)
     if factory.is_datagram:
         DATAGRAM_SERVER.run_one("leaves_no_descriptor", factory)
     else:
         STREAM_SERVER.run_one("leaves_nothing_open", factory)
+
+
+@pytest.mark.parametrize("kind", ["threading", "native-process"])
+def test_a_server_forked_from_this_process(kind: str) -> None:
+    report = check_server(OwnProcess(KINDS[kind]("unix:")), only=["echoes_to_many_clients", "stops_with_idle_peers"])
+    assert len(report.passed) == 2
+
+
+def test_a_server_in_its_own_process_that_cannot_start_is_told(capfd: pytest.CaptureFixture[str]) -> None:
+    with (
+        pytest.raises(AssertionError, match="ended by an error"),
+        OwnProcess(KINDS["threading"]("unix:/no/such/s"))("echo"),
+    ):
+        pass
+    assert "/no/such/s" in capfd.readouterr().err
 
 
 def test_every_class_is_the_modules_own() -> None:

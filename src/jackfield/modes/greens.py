@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import logging
-import sys
 import threading
 from collections.abc import Callable
 from typing import Any
 
-from ..reactor import GreenExit, GreenThread, Reactor, current_reactor, in_green, spawn_on
-from .units import Units
+from greenlet import getcurrent
 
-_log = logging.getLogger("jackfield.server")
+from ..reactor import GreenExit, GreenThread, Reactor, current_reactor, in_green, spawn_on
+from .units import Units, report_uncaught
 
 
 class Greens(Units[GreenThread]):
@@ -30,16 +28,12 @@ class Greens(Units[GreenThread]):
             work(*args)
         except GreenExit:
             pass
+        except KeyboardInterrupt:
+            raise  # Ctrl-C met this one; it is the first green thread's
         except BaseException:
             # As a thread would report it; it must not end the loop that serves the others.
-            kind, error, traceback = sys.exc_info()
-            if isinstance(error, SystemExit):
-                _log.error("a handler ended by %r", error)  # the hook passes over it in silence
-            threading.excepthook(threading.ExceptHookArgs((kind, error, traceback, threading.current_thread())))
-            del error, traceback
+            report_uncaught()
         finally:
-            from greenlet import getcurrent
-
             self.ended(getcurrent())  # type: ignore[arg-type]
 
     def join(self, timeout: float | None = None) -> bool:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-import sys
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
-from .units import Units
-
-_log = logging.getLogger("jackfield.server")
+from .units import Units, report_uncaught
 
 
 class Threads(Units[threading.Thread]):
@@ -35,11 +31,7 @@ class Threads(Units[threading.Thread]):
             work(*args)
         except BaseException:
             # Reported before the unit counts as ended: whoever joins may look at what was reported.
-            kind, error, traceback = sys.exc_info()
-            if isinstance(error, SystemExit):
-                _log.error("a handler ended by %r", error)  # the hook passes over it in silence
-            threading.excepthook(threading.ExceptHookArgs((kind, error, traceback, threading.current_thread())))
-            del error, traceback
+            report_uncaught()
         finally:
             self.ended(threading.current_thread())
 

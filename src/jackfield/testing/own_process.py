@@ -9,6 +9,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 from .servers import STOP_SECONDS, ServerFactory
 
@@ -41,12 +42,12 @@ class OwnProcess(ServerFactory):
         if pid == 0:
             os.close(told_read)
             os.close(stop_write)
-            _in_the_child(self.inner, kind, address, told_write, stop_read)
+            run_in_the_child(self.inner, kind, address, told_write, stop_read)
         os.close(told_write)
         os.close(stop_read)
         try:
             try:
-                yield _read_line(told_read)
+                yield read_line(told_read)
             finally:
                 os.close(stop_write)
                 status = _wait(pid)
@@ -56,12 +57,14 @@ class OwnProcess(ServerFactory):
             os.close(told_read)
 
 
-def _in_the_child(inner: ServerFactory, kind: str, address: str, tell: int, stop: int) -> None:
+def run_in_the_child(inner: ServerFactory, kind: str, address: str, tell: int, stop: int) -> NoReturn:
+    """Serve in this process, a fork; write the real address to `tell`, stop when `stop` ends, write "stopped"; exit."""
     status = 1
     try:
         with inner.serve(kind, address) as real:
             os.write(tell, real.encode() + b"\n")
             os.read(stop, 1)
+        os.write(tell, b"stopped\n")
         status = 0
     except BaseException:  # reported on stderr and by the status; nothing of the parent's program may run here
         traceback.print_exc()
@@ -69,16 +72,17 @@ def _in_the_child(inner: ServerFactory, kind: str, address: str, tell: int, stop
         os._exit(status)
 
 
-def _read_line(fd: int) -> str:
+def read_line(fd: int) -> str:
+    """The next line that the server's process tells. AssertionError when it has ended or is silent for too long."""
     line = b""
     poller = select.poll()
     poller.register(fd, select.POLLIN)
     while not line.endswith(b"\n"):
         if not poller.poll(READY_SECONDS * 1000):
-            raise AssertionError(f"no server was ready after {READY_SECONDS:g} s")
-        part = os.read(fd, 4096)
+            raise AssertionError(f"the server's process has said nothing for {READY_SECONDS:g} s")
+        part = os.read(fd, 1)
         if not part:
-            raise AssertionError("the server's process ended before it was ready: see its stderr")
+            raise AssertionError("the server's process has ended by an error: see its stderr")
         line += part
     return line.decode().strip()
 

@@ -1,0 +1,25 @@
+"""The kinds of servers that the server suite is held against, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from jackfield import socketserver
+from jackfield.testing import ClassServers, NativeServers, ServerFactory, stdlib_servers
+
+KINDS: dict[str, Callable[[str], ServerFactory]] = {
+    "stdlib-threading": lambda address: stdlib_servers("Threading", address),
+    "stdlib-forking": lambda address: stdlib_servers("Forking", address),
+    "serial": lambda address: ClassServers(socketserver, "", address),
+    "threading": lambda address: ClassServers(socketserver, "Threading", address),
+    "forking": lambda address: ClassServers(socketserver, "Forking", address),
+    "green": lambda address: ClassServers(socketserver, "Green", address),
+    "async": lambda address: ClassServers(socketserver, "Async", address),
+    "native-serial": lambda address: NativeServers("serial", address),
+    "native-thread": lambda address: NativeServers("thread", address),
+    "native-process": lambda address: NativeServers("process", address),
+    "native-green": lambda address: NativeServers("green", address),
+    "native-async": lambda address: NativeServers("async", address),
+}
+
+FORKING = {"stdlib-forking", "forking", "native-process"}
