@@ -12,7 +12,7 @@ from typing import Any
 from .baseserver import BaseServer
 from .errors import MisuseError
 from .modes import AsyncCrew, Crew, Greens, Loop, Processes, Tasks, Threads
-from .reactor import in_green, run
+from .reactor import current_reactor, in_green, run, watched
 from .streams import AsyncSocket
 
 HAS_FORK = hasattr(os, "fork")
@@ -136,7 +136,8 @@ class GreenMixIn(ThreadingMixIn):
         On an application's loop: ``await jackfield.green(server.serve_forever)``.
         """
         if in_green():
-            super().serve_forever(poll_interval)  # type: ignore[misc]
+            with watched(current_reactor()):
+                super().serve_forever(poll_interval)  # type: ignore[misc]
         else:
             run(self._on_own_loop, super().serve_forever, poll_interval)  # type: ignore[misc]
 
@@ -148,9 +149,10 @@ class GreenMixIn(ThreadingMixIn):
             run(self._on_own_loop, super().handle_request)  # type: ignore[misc]
 
     def _on_own_loop(self, serve: Callable[..., None], *args: Any) -> None:
-        serve(*args)
-        if self._waits_at_close:
-            self._mode.join()
+        with watched(current_reactor()):
+            serve(*args)
+            if self._waits_at_close:
+                self._mode.join()
 
     def server_close(self) -> None:
         """Close the socket and, with ``block_on_close``, wait for the green threads."""

@@ -20,7 +20,7 @@ from .door import Listener, open_listeners
 from .errors import MisuseError
 from .lifecycle import LifeCycle, State
 from .modes import Loop, Processes, open_loop
-from .reactor import AsyncWait, Watchdog, blocking_wait, current_reactor, in_green, loop_runs_here, run, spawn
+from .reactor import AsyncWait, blocking_wait, current_reactor, in_green, loop_runs_here, run, spawn, watched
 from .service import Service
 
 _log = logging.getLogger("jackfield.server")
@@ -191,29 +191,23 @@ class Server:
     # -- serving -----------------------------------------------------------------------------------------------------
 
     def _serve(self) -> None:
-        watchdog = None
         loop = open_loop()
+        watch = watched(current_reactor()) if self.mode in ("green", "async") else contextlib.nullcontext()
         try:
-            if self.mode in ("green", "async"):
-                reactor = current_reactor()
-                if reactor.watchdog is None:
-                    watchdog = reactor.watchdog = Watchdog(reactor)
-            self._service.open_units(loop)
-            self._loop = loop
-            if self._watched >= 0:
-                loop.watch(self._watched, partial(_read_all, self._watched))
-            while self._deadline is None and self._service.listeners:
-                loop.turn(self._service.attend(loop))
-            self._drain(loop)
+            with watch:
+                self._service.open_units(loop)
+                self._loop = loop
+                if self._watched >= 0:
+                    loop.watch(self._watched, partial(_read_all, self._watched))
+                while self._deadline is None and self._service.listeners:
+                    loop.turn(self._service.attend(loop))
+                self._drain(loop)
         except BaseException as error:
             self._error = error
             self._service.close_listeners()
             self._end(State.FAILED)
             raise
         finally:
-            if watchdog is not None:
-                reactor.watchdog = None
-                watchdog.close()
             self._loop = None
             loop.close()
         self._end(State.STOPPED)

@@ -322,7 +322,11 @@ def test_the_graceful_timeout_cuts_and_is_0_all_the_same(mode: str) -> None:
         assert client.recv(100) == b"ONE"
         assert server.end() == 0
         assert client.recv(100) == b""
-    cut = [line for line in server.said if " warning jackfield.server: " in line and "cut 1 of its handlers" in line]
+    cut = [
+        line
+        for line in server.said
+        if " warning jackfield.server: " in line and re.search(r"cuts? 1 of its handlers", line)
+    ]
     assert len(cut) == 1, server.said
 
 

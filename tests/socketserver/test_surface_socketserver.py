@@ -26,9 +26,10 @@ BESIDE = {
 OTHERWISE = {"_threads"}
 
 CLASSES = [
-    name for name in dir(std) if isinstance(getattr(std, name), type) and getattr(std, name).__module__ == std.__name__
+    name
+    for name, value in sorted(vars(std).items())
+    if isinstance(value, type) and value.__module__ == std.__name__ and name not in NOT_HERE
 ]
-CLASSES = [name for name in CLASSES if name not in NOT_HERE]
 
 
 def plain(signature: inspect.Signature) -> inspect.Signature:

@@ -8,7 +8,7 @@ from .core import Reactor, current_reactor, loop_runs_here
 from .driver import PARKED, DrivenTask, drive
 from .greens import GreenThread, green, in_green, run, spawn, spawn_on
 from .waiting import AsyncWait, GreenWait, ThreadWait, blocking_wait
-from .watchdog import Watchdog
+from .watchdog import Watchdog, watched
 
 __all__ = [
     "PARKED",
@@ -35,4 +35,5 @@ __all__ = [
     "spawn_on",
     "wait_readable",
     "wait_writable",
+    "watched",
 ]

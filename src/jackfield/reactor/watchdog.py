@@ -6,10 +6,12 @@ from a thread of its own, whether the same turn is still running.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import threading
 import traceback
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -23,6 +25,20 @@ THRESHOLD = 0.25
 
 #: Frames of the stack that are logged, innermost last.
 DEPTH = 8
+
+
+@contextlib.contextmanager
+def watched(reactor: Reactor) -> Iterator[None]:
+    """A watchdog for as long as something serves on ``reactor``; the one that is there already, if there is one."""
+    if reactor.watchdog is not None:
+        yield
+        return
+    watchdog = reactor.watchdog = Watchdog(reactor)
+    try:
+        yield
+    finally:
+        reactor.watchdog = None
+        watchdog.close()
 
 
 class Watchdog:

@@ -1,0 +1,155 @@
+"""What the tests of the drop-in servers share: classes of either module, a server that serves, clients, and waiting."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import socketserver as std
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from jackfield import socketserver as ours
+
+#: Seconds that nothing here takes, and after which a wait is called hung.
+SOON = 20.0
+
+#: What a class name begins with, by mode.
+PREFIX = {"serial": "", "threading": "Threading", "forking": "Forking", "green": "Green", "async": "Async"}
+MODES = list(PREFIX)
+#: Modes whose handlers are blocking-style, and run in this process.
+HERE = ["serial", "threading", "green"]
+
+
+def server_class(mode: str, kind: str = "TCP", module: Any = ours) -> Any:
+    """The composed class: ``server_class("green", "UDP")`` is GreenUDPServer."""
+    name = f"{PREFIX[mode]}{kind}Server"
+    made = getattr(module, name, None)
+    # Composed by hand where the standard library of this version has none: the Unix servers that fork.
+    return made or type(name, (getattr(module, f"{PREFIX[mode]}MixIn"), getattr(module, f"{kind}Server")), {})
+
+
+def handler_base(mode: str, kind: str = "Base", module: Any = ours) -> Any:
+    return getattr(module, f"{'Async' if mode == 'async' else ''}{kind}RequestHandler")
+
+
+@contextlib.contextmanager
+def address_for(kind: str) -> Iterator[Any]:
+    """An address to bind: a free port on loopback, or a path that is gone afterwards."""
+    if not kind.startswith("Unix"):
+        yield ("127.0.0.1", 0)
+        return
+    with tempfile.TemporaryDirectory(prefix="jf-") as directory:
+        yield str(Path(directory) / "s")
+
+
+@contextlib.contextmanager
+def serving(server: Any, *, close: bool = True) -> Iterator[Any]:
+    """``server.serve_forever()`` in a thread; shut down, joined and closed at the end."""
+    errors: list[BaseException] = []
+
+    def serve() -> None:
+        try:
+            server.serve_forever(poll_interval=0.05)
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=serve, name="serves")
+    thread.start()
+    # The standard library's shutdown() waits for ever if it comes before serve_forever() has begun.
+    until(lambda: not server._BaseServer__is_shut_down.is_set())
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        thread.join(SOON)
+        assert not thread.is_alive(), "it still serves"
+        if close:
+            server.server_close()
+        if errors:
+            raise errors[0]
+
+
+@contextlib.contextmanager
+def served(cls: Any, handler: Any, kind: str = "TCP", **attributes: Any) -> Iterator[Any]:
+    """A server of ``cls`` that serves; ``attributes`` are set on it before."""
+    with address_for(kind) as address:
+        server = cls(address, handler)
+        for name, value in attributes.items():
+            setattr(server, name, value)
+        with serving(server):
+            yield server
+
+
+def connect(server: Any, timeout: float = SOON) -> socket.socket:
+    """A standard library's socket connected to ``server``, datagram or stream; every call is bounded."""
+    theirs = server.socket
+    sock = socket.socket(theirs.family, theirs.type)
+    sock.settimeout(timeout)
+    try:
+        if theirs.type == socket.SOCK_DGRAM and theirs.family == socket.AF_UNIX:
+            sock.bind("")  # autobind (unix(7)): an abstract address, so that there is somewhere to answer to
+        sock.connect(theirs.getsockname())
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def ask(server: Any, data: bytes = b"hello") -> bytes:
+    """Send one message and return all of the answer."""
+    with connect(server) as client:
+        client.sendall(data)
+        if client.type == socket.SOCK_DGRAM:
+            return client.recv(65536)
+        client.shutdown(socket.SHUT_WR)
+        return b"".join(iter(lambda: client.recv(65536), b""))
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait in a plain thread until ``condition()`` holds; an AssertionError after SOON."""
+    deadline = time.monotonic() + SOON
+    while not condition():
+        assert time.monotonic() < deadline, f"it never came to {condition}"
+        select.select([], [], [], 0.0005)
+
+
+def children() -> set[int]:
+    """The pids of this process's children, those that have ended and are not reaped included."""
+    found = set()
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found |= {int(pid) for pid in (task / "children").read_text().split()}
+    return found
+
+
+class Told:
+    """Lines told by whatever process: a pipe, read at the end. For traces of servers that fork."""
+
+    def __init__(self) -> None:
+        self._reader, self._writer = os.pipe()
+        self.parent = os.getpid()
+
+    def tell(self, line: str) -> None:
+        os.write(self._writer, line.encode() + b"\n")  # one write of less than PIPE_BUF is whole (pipe(7))
+
+    def lines(self) -> list[str]:
+        """What was told so far, each line once."""
+        os.set_blocking(self._reader, False)
+        data = b""
+        with contextlib.suppress(BlockingIOError):
+            while part := os.read(self._reader, 65536):
+                data += part
+        return data.decode().splitlines()
+
+    def __enter__(self) -> Told:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._reader)
+        os.close(self._writer)
