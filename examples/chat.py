@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import socket
 import sys
 from typing import Any
@@ -97,8 +98,5 @@ class Chat(jackfield.StreamRequestHandler):
 
 
 if __name__ == "__main__":
-    address = sys.argv[1] if len(sys.argv) > 1 else "9999"
-    with jackfield.Server(Chat, address, mode="green", graceful_timeout=1) as server:
-        print("listening on", *server.addresses, flush=True)
-        with contextlib.suppress(KeyboardInterrupt):
-            server.wait_stopped()
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)  # says where it listens
+    jackfield.serve(Chat, sys.argv[1] if len(sys.argv) > 1 else "9999", mode="green", graceful_timeout=1)

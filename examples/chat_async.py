@@ -8,7 +8,7 @@ Compare it with examples/chat.py: ``get()`` becomes ``await aget()``, ``spawn()`
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import logging
 import sys
 
 from chat import LONGEST_LINE, Room, hang_up
@@ -49,8 +49,5 @@ class AsyncChat(jackfield.AsyncStreamRequestHandler):
 
 
 if __name__ == "__main__":
-    address = sys.argv[1] if len(sys.argv) > 1 else "9999"
-    with jackfield.Server(AsyncChat, address, graceful_timeout=1) as server:
-        print("listening on", *server.addresses, flush=True)
-        with contextlib.suppress(KeyboardInterrupt):
-            server.wait_stopped()
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)  # says where it listens
+    jackfield.serve(AsyncChat, sys.argv[1] if len(sys.argv) > 1 else "9999", graceful_timeout=1)

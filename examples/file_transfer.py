@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
 import struct
 import sys
@@ -98,10 +99,8 @@ def send_all(address: str, paths: list[str]) -> int:
 def receive_all(folder: str, address: str) -> None:
     """Receive files until Ctrl-C."""
     Receiver.folder = folder
-    with jackfield.Server(Receiver, address, mode="green", graceful_timeout=1) as server:
-        print("listening on", *server.addresses, flush=True)
-        with contextlib.suppress(KeyboardInterrupt):
-            server.wait_stopped()
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)  # says where it listens
+    jackfield.serve(Receiver, address, mode="green", graceful_timeout=1)
 
 
 if __name__ == "__main__":

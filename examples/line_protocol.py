@@ -9,7 +9,7 @@ with OK or ERROR. Its tests are in examples/test_line_protocol.py.
 
 from __future__ import annotations
 
-import contextlib
+import logging
 import sys
 
 import jackfield
@@ -70,8 +70,5 @@ class LineProtocol(jackfield.StreamRequestHandler):
 
 
 if __name__ == "__main__":
-    address = sys.argv[1] if len(sys.argv) > 1 else "9996"
-    with jackfield.Server(LineProtocol, address, graceful_timeout=1) as server:
-        print("listening on", *server.addresses, flush=True)
-        with contextlib.suppress(KeyboardInterrupt):
-            server.wait_stopped()
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)  # says where it listens
+    jackfield.serve(LineProtocol, sys.argv[1] if len(sys.argv) > 1 else "9996", graceful_timeout=1)

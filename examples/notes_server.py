@@ -24,8 +24,8 @@ class Handler(socketserver.BaseRequestHandler):
 if __name__ == "__main__":
     port = int(sys.argv[1]) if len(sys.argv) > 1 else 9999
     with socketserver.ThreadingTCPServer(("localhost", port), Handler) as server:
-        print("listening on {}:{}".format(*server.server_address), flush=True)
         try:
+            print("listening on {}:{}".format(*server.server_address), flush=True)
             server.serve_forever()
         except KeyboardInterrupt:
             print("stopping", flush=True)

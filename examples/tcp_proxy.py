@@ -8,6 +8,7 @@ Either side may end its half (``shutdown(SHUT_WR)``) while the other goes on: th
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
 from typing import ClassVar
 
@@ -50,8 +51,5 @@ if __name__ == "__main__":
     if len(sys.argv) < 2:
         sys.exit("write: tcp_proxy.py TARGET [ADDRESS], e.g. tcp_proxy.py localhost:9999 9998")
     Proxy.target = sys.argv[1]
-    address = sys.argv[2] if len(sys.argv) > 2 else "9998"
-    with jackfield.Server(Proxy, address, mode="green", graceful_timeout=1) as server:
-        print("listening on", *server.addresses, flush=True)
-        with contextlib.suppress(KeyboardInterrupt):
-            server.wait_stopped()
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)  # says where it listens
+    jackfield.serve(Proxy, sys.argv[2] if len(sys.argv) > 2 else "9998", mode="green", graceful_timeout=1)

@@ -408,6 +408,21 @@ def test_a_watched_handler_is_still_itself() -> None:
         assert client.recv(1000).decode() == f"{Tells.__qualname__} What it says. True"
 
 
+@pytest.mark.parametrize("handler", [Upper, AsyncUpper])
+def test_serve_inside_a_loop_and_a_green_thread(handler: type) -> None:
+    """The server has a loop of its own, so the blocking client of a test in a coroutine does not stop it."""
+
+    def talk() -> bytes:
+        with serve(handler) as server, server.connect() as client:
+            client.sendall(b"from inside")
+            return client.recv(100)
+
+    async def main() -> bytes:
+        return talk()
+
+    assert asyncio.run(main()) == run(talk) == b"FROM INSIDE"
+
+
 def test_serve_raises_what_the_start_raises() -> None:
     with pytest.raises(AddressError), serve(Upper, address="nonsense://"):
         pass

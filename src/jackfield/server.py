@@ -228,6 +228,7 @@ class Server:
         """
         moment = time.monotonic() + (self.graceful_timeout if deadline is None else deadline)
         self._deadline = moment if self._deadline is None else min(moment, self._deadline)
+        self._service.stopping = True
         if self._life.state is State.NEW:
             try:
                 self._not_begun.pop()
@@ -278,9 +279,10 @@ class Server:
         graceful = self._deadline is not None and self._deadline > time.monotonic()
         for listener in list(service.listeners):
             loop.ignore(listener.fileno())
-            if graceful and not listener.is_datagram:
-                # These have connected, as far as they know: whom there is room for is still served.
-                service.accept(listener, budget=self._limit)
+            if graceful and not listener.is_datagram and self.mode != "serial":
+                # These have connected, as far as they know: whom there is room for is still served. (Serially there is
+                # no room: each would be served here and now, beyond any deadline.)
+                service.accept(listener, self._limit, last=True)
         service.close_listeners(datagrams=not service.live)
         self._life.move(State.DRAINING)
         self._wait_idle(loop, lambda: self._deadline or 0.0)

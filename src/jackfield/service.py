@@ -47,6 +47,7 @@ class Service:
         self.listeners = list(listeners)
         self.connections = Connections()
         self.refused = self.handler_errors = self.datagrams = self._dropped = 0
+        self.stopping = False
         self.units: Any = None
         self._crew: Crew | None = None
         self._policies = {listener: AcceptPolicy(name=listener.location) for listener in self.listeners}
@@ -94,11 +95,12 @@ class Service:
                 loop.watch(listener.fileno(), partial(take, listener))
         return next_look
 
-    def accept(self, listener: Listener, budget: int = BUDGET) -> None:
-        """Take what waits in the queue of ``listener``, ``budget`` connections at most."""
+    def accept(self, listener: Listener, budget: int = BUDGET, *, last: bool = False) -> None:
+        """Take what waits in the queue of ``listener``, ``budget`` connections at most; once ``stopping`` is set, only
+        for the ``last`` time."""
 
         def next_one() -> tuple[Any, Any]:
-            if self.units.full:
+            if self.units.full or (self.stopping and not last):
                 raise BlockingIOError(errno.EAGAIN, "no room")
             return listener.socket.accept()
 

@@ -15,6 +15,7 @@ from jackfield.testing import (
     DATAGRAM_SERVER,
     STREAM_SERVER,
     ClassServers,
+    NativeServers,
     OwnProcess,
     ServerFactory,
     check_server,
@@ -70,6 +71,32 @@ def test_a_forking_server_leaves_nothing_open_in_its_own_process(kind: str, addr
         DATAGRAM_SERVER.run_one("leaves_no_descriptor", factory)
     else:
         STREAM_SERVER.run_one("leaves_nothing_open", factory)
+
+
+@pytest.fixture(scope="module")
+def uvloop() -> Any:
+    """uvloop, with the pipe that it opens at its first loop and keeps."""
+    uvloop = pytest.importorskip("uvloop")
+    uvloop.new_event_loop().close()
+    return uvloop
+
+
+@pytest.mark.parametrize("mode", ["green", "async"])
+def test_a_server_on_uvloop(mode: str, uvloop: Any) -> None:
+    """The reactor's other host, on what differs there: waiting, stopping, ends."""
+    options = {"loop_factory": uvloop.new_event_loop}
+    streams = [
+        "echoes_to_many_clients",
+        "serves_a_slow_reader",
+        "survives_a_reset_in_mid_send",
+        "stops_with_idle_peers",
+    ]
+    assert list(check_server(NativeServers(mode, options=options), only=streams).passed) == streams
+    datagrams = ["answers_many_clients", "takes_an_empty_datagram", "stops_and_is_gone"]
+    assert (
+        list(check_server(NativeServers(mode, "udp://127.0.0.1:0", options=options), only=datagrams).passed)
+        == datagrams
+    )
 
 
 @pytest.mark.parametrize("kind", ["threading", "native-process"])

@@ -130,12 +130,11 @@ def test_children_close_the_listener() -> None:
 
 def test_children_are_reaped_at_once() -> None:
     class Watched(ours.ForkingTCPServer):
-        begun, reaped = False, threading.Event()
+        reaped = threading.Event()
 
         def service_actions(self) -> None:  # after each turn of the loop; ticks are an hour apart
             super().service_actions()
-            self.begun = self.begun or bool(self.active_children)
-            if self.begun and not self.active_children:
+            if self.active_children == set():  # None before the first
                 self.reaped.set()
 
     with serving(Watched(LOOPBACK, handler_in(ours, echo)), poll_interval=3600) as server:

@@ -17,16 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from doc_support import ENVIRONMENT, complaints
 from raw_sockets import may_open_raw_sockets, without_raw_sockets
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SECONDS = 20.0
-ENVIRONMENT = {
-    **os.environ,
-    "PYTHONWARNINGS": "always::ResourceWarning",  # on stderr, where the tests look
-    "PYTHONDONTWRITEBYTECODE": "1",
-    "PYTHONUNBUFFERED": "1",
-}
 
 
 class Program:
@@ -54,7 +49,7 @@ class Program:
 
     def port(self) -> int:
         """The port it says it listens on."""
-        found = re.fullmatch(r"listening on .*:(\d+)\n", self.read_until(b"\n"))
+        found = re.fullmatch(r"(?:\w+: )?listening on .*:(\d+)\n", self.read_until(b"\n"))
         assert found
         return int(found[1])
 
@@ -63,7 +58,8 @@ class Program:
         if number is not None:
             self.process.send_signal(number)
         output, errors = self.process.communicate(timeout=SECONDS)
-        return self.process.returncode, (self._unread + (output or b"")).decode(), (errors or b"").decode()
+        said = complaints((self._unread + (output or b"")).decode())
+        return self.process.returncode, said, complaints((errors or b"").decode())
 
     def close(self) -> None:
         if self.process.poll() is None:

@@ -6,7 +6,6 @@ import contextlib
 import os
 import select
 import socket
-import socketserver as std
 import tempfile
 import threading
 import time
@@ -128,24 +127,35 @@ def children() -> set[int]:
     return found
 
 
+def living_children() -> set[int]:
+    """Those of them that still run."""
+    living = set()
+    for pid in children():
+        with contextlib.suppress(FileNotFoundError):
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+                living.add(pid)
+    return living
+
+
 class Told:
-    """Lines told by whatever process: a pipe, read at the end. For traces of servers that fork."""
+    """Lines told by whatever process, through a pipe. For traces of servers that fork."""
 
     def __init__(self) -> None:
         self._reader, self._writer = os.pipe()
-        self.parent = os.getpid()
+        os.set_blocking(self._reader, False)
+        self._lines: list[str] = []
 
     def tell(self, line: str) -> None:
         os.write(self._writer, line.encode() + b"\n")  # one write of less than PIPE_BUF is whole (pipe(7))
 
     def lines(self) -> list[str]:
-        """What was told so far, each line once."""
-        os.set_blocking(self._reader, False)
+        """All that was told so far."""
         data = b""
         with contextlib.suppress(BlockingIOError):
             while part := os.read(self._reader, 65536):
                 data += part
-        return data.decode().splitlines()
+        self._lines += data.decode().splitlines()
+        return list(self._lines)
 
     def __enter__(self) -> Told:
         return self

@@ -8,6 +8,7 @@ import functools
 import inspect
 import socket as _socket_std
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -79,8 +80,15 @@ def serve(
     options.setdefault("graceful_timeout", GRACE_SECONDS)
     with temporary_path(address) as real:
         server = ServedServer(handler, real, mode=mode, **options)
-        with server:
+        # Started from a thread without a loop, a server never shares the caller's: a test in a coroutine or a green
+        # thread may use a blocking client all the same.
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(server.start).result()
+        try:
             yield server
+        finally:
+            server.stop()
+            server.wait_stopped()
     if raise_errors and server.errors:
         name = getattr(handler, "__name__", repr(handler))
         raise BaseExceptionGroup(f"raised while serving {name}", server.errors)

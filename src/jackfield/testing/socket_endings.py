@@ -55,7 +55,7 @@ def sees_a_reset_in_mid_send(factory: SocketFactory) -> None:
     with factory() as (a, b):
 
         def sender() -> None:
-            fails_with(BROKEN, lambda: a.sendall(pattern(BULK)), "sendall to a peer that resets")
+            fails_with(BROKEN, lambda: a.sendall(bytes(BULK)), "sendall to a peer that resets")
             fails_with(BROKEN, lambda: a.sendall(b"more"), "a send after the reset")
 
         def resetter() -> None:
@@ -113,7 +113,7 @@ def sees_a_peer_vanish_in_mid_send(factory: SocketFactory) -> None:
 
         def sender() -> None:
             sending.set()
-            fails_with(BROKEN, lambda: a.sendall(pattern(BULK)), "sendall when the peer's process was killed")
+            fails_with(BROKEN, lambda: a.sendall(bytes(BULK)), "sendall when the peer's process was killed")
 
         def killer() -> None:
             sending.wait()
@@ -129,7 +129,7 @@ def close_wakes(factory: SocketFactory) -> None:
     with factory() as (a, _b):
         _closed_while(factory, a, lambda: a.recv(10), "recv")
     with factory() as (a, _b):
-        _closed_while(factory, a, lambda: a.sendall(pattern(BULK)), "sendall")
+        _closed_while(factory, a, lambda: a.sendall(bytes(BULK)), "sendall")
     with factory.listener() as listener:
         _closed_while(factory, listener, listener.accept, "accept")
 
@@ -249,7 +249,7 @@ def survives_a_cancelled_wait(factory: SocketFactory) -> None:
         results = factory.together(lambda: a.recv(10), lambda: b.sendall(b"still here"))
         equal(results[0], b"still here", "recv after another's recv was cancelled")
 
-        sender = factory.units.start(lambda: a.sendall(pattern(BULK)))
+        sender = factory.units.start(lambda: a.sendall(bytes(BULK)))
         factory.units.sleep(0.01)
         sender.kill()
         _ended(sender)

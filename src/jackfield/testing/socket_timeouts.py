@@ -145,7 +145,7 @@ def timeouts_of_long_sends(factory: SocketFactory) -> None:
     with factory() as (a, b), tempfile.TemporaryFile() as file:
         file.truncate(BULK)  # sparse: nothing is written to a disk
         a.settimeout(SOON)
-        expect_timeout(lambda: a.sendall(pattern(BULK)), SOON, "sendall of 64 MiB")
+        expect_timeout(lambda: a.sendall(bytes(BULK)), SOON, "sendall of 64 MiB")
         expect_timeout(lambda: a.sendfile(file), SOON, "sendfile of 64 MiB")
         equal(a.gettimeout(), SOON, "gettimeout after sendfile")
         true(b.recv(10), "part of it arrived")
@@ -162,7 +162,7 @@ def timeouts_of_long_sends(factory: SocketFactory) -> None:
         def sender() -> None:
             try:
                 with takes_about(5 * SOON, "sendall to a trickling reader"):
-                    fails_with(TimeoutError, lambda: a.sendall(pattern(BULK)), "sendall to a trickling reader")
+                    fails_with(TimeoutError, lambda: a.sendall(bytes(BULK)), "sendall to a trickling reader")
             finally:
                 stop.set()
 
@@ -224,10 +224,10 @@ def timeouts_of_connect(factory: SocketFactory) -> None:
             # Linux drops the SYN of a connection for which there is no place in the accept queue.
             for _ in range(8):
                 try:
-                    queued.append(factory.connect(listener, timeout=0.1))
+                    queued.append(factory.connect(listener, timeout=0.2))
                 except TimeoutError:
                     break
-            equal([s.gettimeout() for s in queued], [0.1] * len(queued), "timeouts of the connected")
+            equal([s.gettimeout() for s in queued], [0.2] * len(queued), "timeouts of the connected")
             expect_timeout(lambda: factory.connect(listener, timeout=SOON), SOON, "connect")
     finally:
         for socket in queued:
