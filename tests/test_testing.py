@@ -194,6 +194,15 @@ def test_run_handler_of_datagrams_by_a_base_handler() -> None:
     assert run_handler(Answers, b"x", datagram=True) == b"one xtwo x"
 
 
+def test_run_handler_of_more_datagrams_than_any_queue_holds() -> None:
+    class Many(BaseRequestHandler[Any]):
+        def handle(self) -> None:
+            for number in range(2000):
+                self.request[1].sendto(b"%d," % number, self.client_address)
+
+    assert run_handler(Many, b"x", datagram=True).count(b",") == 2000
+
+
 # -- memory_connection -------------------------------------------------------------------------------------------------
 
 

@@ -159,8 +159,8 @@ class BaseServer:
         if self.__has_own("_handle_request_noblock"):
             self._handle_request_noblock()
             return
-        # A get_request() of the user's own may block on a datagram socket, which was left blocking for the handlers.
-        careful = self.__has_own("service_actions") or (self.__has_own("get_request") and not self._accepts)
+        # Those of the user's own are called as the standard library calls them: once for each look at the listener.
+        careful = self.__has_own("service_actions") or self.__has_own("get_request")
         outcome = accept_batch(
             self.__next_request, self.__take, self._policy, 1 if careful else BUDGET, report=_log.warning
         )

@@ -102,6 +102,16 @@ class Server:
         self.process.send_signal(number)
         return self.wait()
 
+    def insist(self, number: int) -> int:
+        """Send the signal again and again, as fast as a hurried user would; the exit code."""
+        while True:
+            self.process.send_signal(number)
+            try:
+                self.process.wait(0.2)
+            except subprocess.TimeoutExpired:
+                continue
+            return self.wait()
+
     def wait(self) -> int:
         """The exit code; what is said meanwhile is added to `said`."""
         _, rest = self.process.communicate(timeout=SECONDS)

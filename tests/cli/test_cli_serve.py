@@ -197,7 +197,7 @@ def test_banner() -> None:
     patterns = [
         rf"jackfield \d+\.\d+\.\d+\S*  upper-case echo  thread  Python {python}\S*  shop",
         rf"  listening  tcp://127\.0\.0\.1:{port}",
-        rf"  limits     graceful 5s +pid {pid}",
+        rf"  limits     \d+ threads at once · graceful 5s +pid {pid}",
         rf"Ready in \d+ ms\. Ctrl-C to stop\.   Try: jackfield connect 127\.0\.0\.1:{port}",
     ]
     assert len(server.said) == len(patterns) + 1
@@ -337,7 +337,22 @@ def test_a_second_control_c_is_at_once_and_130(mode: str) -> None:
         assert client.recv(100) == b"ONE"
         server.process.send_signal(signal.SIGINT)
         server.read_until(lambda line: "may finish" in line)
-        assert server.end(signal.SIGINT) == 130
+        assert server.insist(signal.SIGINT) == 130
+
+
+def test_a_signal_that_is_told_twice_is_one_wish() -> None:
+    """`timeout -s INT` signals its child, and then the whole group, the child among it."""
+    with Server(*LOOPBACK, start_new_session=True) as server, connect(server.address) as client:
+        client.sendall(b"one")
+        assert client.recv(100) == b"ONE"
+        os.kill(server.process.pid, signal.SIGINT)
+        os.killpg(server.process.pid, signal.SIGINT)
+        server.read_until(lambda line: "may finish" in line)
+        client.sendall(b"two")
+        assert client.recv(100) == b"TWO"
+        client.shutdown(socket.SHUT_WR)
+        assert server.wait() == 0
+    assert not any("at once" in line and "SIGINT" in line for line in server.said)
 
 
 def test_a_second_term_is_at_once_and_0() -> None:
@@ -346,7 +361,7 @@ def test_a_second_term_is_at_once_and_0() -> None:
         assert client.recv(100) == b"ONE"
         server.process.send_signal(signal.SIGTERM)
         server.read_until(lambda line: "may finish" in line)
-        assert server.end(signal.SIGTERM) == 0
+        assert server.insist(signal.SIGTERM) == 0
 
 
 def test_quit_is_at_once() -> None:
@@ -369,7 +384,7 @@ def test_a_handler_that_never_returns_is_left_behind(mode: str, app: Path) -> No
         assert client.recv(5, socket.MSG_WAITALL) == b"here!"
         server.process.send_signal(signal.SIGINT)
         server.read_until(lambda line: "may finish" in line)
-        assert server.end(signal.SIGINT) == 130
+        assert server.insist(signal.SIGINT) == 130
     assert not socket_file.exists()
 
 

@@ -24,7 +24,7 @@ HEAVY = {
     "json",
     "dataclasses",
     "inspect",
-    "typing_extensions",
+    "typing",
     "uvloop",
 }
 

@@ -126,9 +126,17 @@ def test_close_waits_for_handlers(module: Either) -> None:
 
 
 def test_live_connections() -> None:
-    with serving(ours.ThreadingTCPServer(LOOPBACK, handler_in(ours, echo))) as server, client_of(server) as peer:
+    answered = threading.Event()  # the peer may have the bytes before the call that sent them has returned
+
+    def handle(self: Any) -> None:
+        self.request.sendall(self.request.recv(5))
+        answered.set()
+        self.request.recv(1)
+
+    with serving(ours.ThreadingTCPServer(LOOPBACK, handler_in(ours, handle))) as server, client_of(server) as peer:
         peer.sendall(b"hello")
         assert peer.recv(5) == b"hello"
+        assert answered.wait(SECONDS)
         (connection,) = server.connections
         assert connection.peer == peer.getsockname()
         assert (connection.received, connection.sent) == (5, 5)
@@ -158,7 +166,8 @@ def test_queue_at_stop() -> None:
     assert len(served) == 1
 
     go.clear()
-    with jackfield.testing.serve(handler_in(ours, handle), mode="serial", graceful_timeout=SECONDS) as native:
+    # On one thread, which the first handler holds, the second client waits in the queue here too.
+    with jackfield.testing.serve(handler_in(ours, handle), mode="green", graceful_timeout=SECONDS) as native:
         with native.connect() as first, native.connect() as second:
             go.set()
             assert (first.recv(6), second.recv(6)) == (b"served", b"served")

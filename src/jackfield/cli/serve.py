@@ -225,12 +225,14 @@ def _announce(options: argparse.Namespace, server: Server) -> None:
     import logging
 
     from jackfield.cli.banner import Facts, is_open_to_all
-    from jackfield.cli.text import wants_color
+    from jackfield.cli.text import count_of, wants_color
 
     log = logging.getLogger("jackfield.serve")
     info = server.info()
     locations = server.addresses
-    limits = [f"graceful {options.graceful_timeout:g}s"]
+    unit = {"serial": "connection", "thread": "thread", "process": "process"}.get(info.mode, "connection")
+    most = 1 if info.mode == "serial" else info.limit
+    limits = [f"{count_of(most, unit)} at once", f"graceful {options.graceful_timeout:g}s"]
     facts = Facts(
         options.target or "upper-case echo",
         info.mode,

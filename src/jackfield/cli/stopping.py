@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from jackfield.cli import exits
 from jackfield.cli.dial import readable
+from jackfield.cli.text import count_of
 
 if TYPE_CHECKING:
     from jackfield.server import Server
@@ -33,6 +34,10 @@ _log = logging.getLogger("jackfield.serve")
 GIVE_UP = 3.0
 """Seconds that a server has, after it was to cut its handlers, before the process leaves without it.  The server itself
 gives them one."""
+
+ECHO = 0.1
+"""Seconds within which the same signal again is the same wish told twice: a Ctrl-C reaches the whole process group, and a
+wrapper such as timeout(1) passes on what it got as well.  Nobody presses twice as fast."""
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)
 
@@ -59,7 +64,7 @@ class StopSignals:
     def __init__(self) -> None:
         self._process = os.getpid()
         self._old: dict[int, Any] = {}
-        self._asked: deque[int] = deque()
+        self._asked: deque[tuple[int, float]] = deque()
         self._held = False
         self._stopped = False
         self._wake_end = self._wake = self._old_wake = -1
@@ -92,28 +97,31 @@ class StopSignals:
         self.hold()
         watcher = threading.Thread(target=self._tell_when_stopped, args=(server,), daemon=True, name="stopped")
         watcher.start()
-        code, asked, give_up_at = exits.OK, False, math.inf
-        while (number := self._next(give_up_at, code)) is not None:
+        code, asked, asked_at, give_up_at = exits.OK, 0, 0.0, math.inf
+        while (signalled := self._next(give_up_at, code)) is not None:
+            number, at = signalled
+            if number == asked and at - asked_at < ECHO:
+                continue
             if asked or number == signal.SIGQUIT:
                 code = exits.INTERRUPTED if asked and number == signal.SIGINT else code
                 _log.warning("%s: stopping at once", signal.Signals(number).name)
                 give_up_at = time.monotonic() + GIVE_UP
                 server.stop(0)
             else:
-                asked = True
+                asked, asked_at = number, at
                 give_up_at = time.monotonic() + graceful_timeout + GIVE_UP
                 server.stop()
                 _tell_who_may_finish(server.info().connections, graceful_timeout)
         watcher.join()
         info = server.info()
-        served = f"{_count(info.accepted, 'connection')} and {_count(info.datagrams, 'datagram')}"
+        served = f"{count_of(info.accepted, 'connection')} and {count_of(info.datagrams, 'datagram')}"
         _log.info("stopped: served %s in %.0f s", served, info.uptime)
         if server.state == "failed":  # its thread has logged by what
             return exits.FAILED
         return code
 
-    def _next(self, give_up_at: float, code: int) -> int | None:
-        """The next signal; None once the server has stopped."""
+    def _next(self, give_up_at: float, code: int) -> tuple[int, float] | None:
+        """The next signal, and when it came; None once the server has stopped."""
         while True:
             if self._asked:
                 return self._asked.popleft()
@@ -135,7 +143,7 @@ class StopSignals:
         if os.getpid() != self._process:
             self._in_child(number)
         elif self._held:
-            self._asked.append(number)
+            self._asked.append((number, time.monotonic()))
         else:
             raise AskedToStop
 
@@ -151,9 +159,5 @@ class StopSignals:
 
 def _tell_who_may_finish(connections: int, graceful_timeout: float) -> None:
     if connections:
-        who = _count(connections, "connection")
+        who = count_of(connections, "connection")
         _log.info("stopping: %s may finish within %gs; Ctrl-C again stops at once", who, graceful_timeout)
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}{'' if number == 1 else 's'}"

@@ -9,7 +9,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import TextIO
 
-__all__ = ["ALWAYS", "AUTO", "NEVER", "complain", "escape", "paint", "printable", "wants_color"]
+__all__ = ["ALWAYS", "AUTO", "NEVER", "complain", "count_of", "escape", "paint", "printable", "wants_color"]
 
 AUTO, ALWAYS, NEVER = "auto", "always", "never"
 
@@ -47,6 +47,11 @@ def wants_color(stream: TextIO, choice: str = AUTO) -> bool:
 def paint(text: str, style: str, on: bool) -> str:
     """The text in the style named, or as it is when `on` is false."""
     return f"\x1b[{_STYLES[style]}m{text}\x1b[0m" if on else text
+
+
+def count_of(number: int, thing: str) -> str:
+    """``1 process``, ``2 processes``."""
+    return f"{number} {thing}{'' if number == 1 else 'es' if thing.endswith('s') else 's'}"
 
 
 def complain(program: str, message: str, color: str = AUTO, style: str = "red") -> None:
