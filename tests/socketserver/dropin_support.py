@@ -62,7 +62,6 @@ def serving(server: Any, *, close: bool = True, poll_interval: float = 1000.0) -
 
     thread = threading.Thread(target=serve, name="serves")
     thread.start()
-    until(lambda: not server._BaseServer__is_shut_down.is_set())
     try:
         yield server
     finally:

@@ -36,8 +36,8 @@ GIVE_UP = 3.0
 gives them one."""
 
 ECHO = 0.1
-"""Seconds within which the same signal again is the same wish told twice: a Ctrl-C reaches the whole process group, and a
-wrapper such as timeout(1) passes on what it got as well.  Nobody presses twice as fast."""
+"""Seconds within which the same signal again is the same wish told twice: a Ctrl-C reaches the whole process group, and
+a wrapper such as timeout(1) passes on what it got as well.  Nobody presses twice as fast."""
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)
 
@@ -80,7 +80,8 @@ class StopSignals:
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._old.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+            # Once it has served, the process is on its way out, with an exit code of its own that a signal would take.
+            signal.signal(number, signal.SIG_IGN if self._held else handler or signal.SIG_DFL)
         signal.set_wakeup_fd(self._old_wake)
         os.close(self._wake)
         os.close(self._wake_end)
@@ -105,7 +106,8 @@ class StopSignals:
             if asked or number == signal.SIGQUIT:
                 code = exits.INTERRUPTED if asked and number == signal.SIGINT else code
                 _log.warning("%s: stopping at once", signal.Signals(number).name)
-                give_up_at = time.monotonic() + GIVE_UP
+                # The earliest holds: who presses Ctrl-C again and again must not put the end off each time.
+                give_up_at = min(give_up_at, time.monotonic() + GIVE_UP)
                 server.stop(0)
             else:
                 asked, asked_at = number, at
