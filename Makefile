@@ -12,6 +12,8 @@
 PYTHON ?=
 VENV ?= .venv
 ARGS ?=
+# Tests at a time: they wait more than they compute.
+JOBS ?= 3
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
@@ -26,7 +28,7 @@ serve: $(VENV)/.installed
 	@exec $(VENV)/bin/jackfield serve $(or $(ARGS),-b tcp://127.0.0.1:9999)
 
 test: $(VENV)/.installed-dev
-	$(VENV)/bin/python -m pytest -o cache_dir=$(VENV)/.pytest_cache $(ARGS)
+	$(VENV)/bin/python -m pytest -n $(JOBS) -o cache_dir=$(VENV)/.pytest_cache $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/python -m ruff check .

@@ -116,7 +116,7 @@ class BaseServer:
                         break
                     self.service_actions()
         finally:
-            self.__loop = self.__serving = None
+            self.__loop = None
             loop.close()
             deadline, self.__deadline = self.__deadline, None
             try:
@@ -125,6 +125,7 @@ class BaseServer:
             finally:
                 self._serving_ends()
                 self.__stop_asked = False
+                self.__serving = None
                 self.__is_shut_down.set()
                 waits, self.__waits = self.__waits, []
                 for wait in waits:
@@ -160,7 +161,7 @@ class BaseServer:
             self._handle_request_noblock()
             return
         # Those of the user's own are called as the standard library calls them: once for each look at the listener.
-        careful = self.__has_own("service_actions") or self.__has_own("get_request")
+        careful = any(self.__has_own(name) for name in ("service_actions", "get_request", "fileno"))
         outcome = accept_batch(
             self.__next_request, self.__take, self._policy, 1 if careful else BUDGET, report=_log.warning
         )

@@ -64,7 +64,7 @@ class socket(_CooperativeSocket):
         sock._short_is_empty = family in _INTERNET
         return sock, address
 
-    def _accept(self) -> tuple[int, _Any]:
+    def _accept(self, /) -> tuple[int, _Any]:
         if _in_green():
             self._switch()
         return self._attempt(lambda _: _Raw._accept(self), reading=True)  # type: ignore[attr-defined,no-any-return]

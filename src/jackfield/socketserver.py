@@ -115,7 +115,12 @@ class TCPServer(BaseServer):
 
     def get_request(self) -> tuple[_Any, _Any]:
         """Accept a connection: its socket and the client's address."""
-        return self.socket.accept()  # type: ignore[no-any-return]
+        request, client_address = self.socket.accept()
+        if type(request) is _socket_std.socket:
+            # The listener is one of the standard library's, adopted by assignment: its connections cooperate all the same.
+            family, kind, proto = request.family, request.type, request.proto
+            request = _socket(family, kind, proto, request.detach())
+        return request, client_address
 
     def shutdown_request(self, request: _Any) -> None:
         """End our side of the connection (the peer reads what is on its way, and then the end), and close it."""

@@ -394,6 +394,22 @@ def test_sigint_ignored_by_the_shell_is_taken_all_the_same() -> None:
         assert server.end(signal.SIGINT) == 0
 
 
+def test_a_crash_is_1_and_its_traceback_is_logged(app: Path) -> None:
+    """What cannot happen, made to happen by the user's module: the loop that serves raises."""
+    (app / "crash.py").write_text(
+        "from app import Shout\n"
+        "from jackfield.service import Service\n"
+        "def attend(*_): raise ZeroDivisionError('made to happen')\n"
+        "Service.attend = attend\n"
+    )
+    socket_file = app / "s"
+    with Server("crash:Shout", "-b", f"unix:{socket_file}", cwd=app) as server:
+        assert server.wait() == 1
+    assert any(" critical jackfield.server: " in line for line in server.said)
+    assert any("ZeroDivisionError: made to happen" in line for line in server.said)
+    assert not socket_file.exists()
+
+
 def test_a_stop_during_the_start_leaves_nothing_behind(tmp_path: Path) -> None:
     """Bind comes first, so there is a socket file while the user's module is being imported."""
     socket_file = tmp_path / "s"

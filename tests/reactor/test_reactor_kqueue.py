@@ -72,7 +72,9 @@ def test_what_cannot_be_written_is_watched_for_reading(ready: KqueueSet) -> None
 
 
 def test_events_speak_epolls_language(ready: KqueueSet) -> None:
-    ready._kqueue.events = [kevent(3, -1), kevent(3, -2), kevent(4, -1, 0x8000), kevent(4, -2, 0x8000), kevent(5, -1, 0x4000)]
+    ended, failed = 0x8000, 0x4000
+    plain = [kevent(3, -1), kevent(3, -2)]
+    ready._kqueue.events = [*plain, kevent(4, -1, ended), kevent(4, -2, ended), kevent(5, -1, failed)]
     assert ready.poll(0, 10) == [(3, IN), (3, OUT), (4, IN | RDHUP), (4, OUT | HUP), (5, IN | ERR)]
     assert ready.poll(0, 10) == []
 

@@ -39,9 +39,17 @@ def forking(handler: Any = Echo, **attributes: Any) -> Iterator[Any]:
     assert not children(), "a child was left"
 
 
+def leave(client: socket.socket) -> None:
+    """End the connection. The children have copies of the client as well, being forked here: closing is not enough."""
+    with contextlib.suppress(OSError):
+        client.shutdown(socket.SHUT_RDWR)
+    client.close()
+
+
 def talking(server: Any, stack: contextlib.ExitStack) -> socket.socket:
     """A client whose child is at work."""
-    client = stack.enter_context(connect(server))
+    client = connect(server)
+    stack.callback(lambda: client.fileno() >= 0 and leave(client))
     client.sendall(b"x")
     assert client.recv(10) == b"X"
     return client
@@ -50,6 +58,8 @@ def talking(server: Any, stack: contextlib.ExitStack) -> socket.socket:
 def test_each_request_has_a_process_of_its_own() -> None:
     with forking(TellsPid) as server, contextlib.ExitStack() as stack:
         clients = [stack.enter_context(connect(server)) for _ in range(3)]
+        for client in clients:
+            stack.callback(client.shutdown, socket.SHUT_RDWR)
         pids = {int(client.recv(20)) for client in clients}
         assert len(pids) == 3
         assert os.getpid() not in pids
@@ -133,7 +143,7 @@ def test_a_child_does_not_hold_the_listener() -> None:
             pass
         client.sendall(b"still served")
         assert client.recv(100) == b"STILL SERVED"
-        client.close()
+        leave(client)
         server.collect_children(blocking=True)
     assert not children()
 
@@ -150,7 +160,7 @@ def test_a_child_that_held_the_listener_would_be_found_out(monkeypatch: pytest.M
         server.server_close()
         with socket.create_connection(address):
             pass
-        client.close()
+        leave(client)
         server.collect_children(blocking=True)
 
 
@@ -179,14 +189,15 @@ def test_at_the_limit_it_waits_and_then_goes_on() -> None:
     with forking(max_children=2) as server, contextlib.ExitStack() as stack:
         first, second = talking(server, stack), talking(server, stack)
         waiting = stack.enter_context(connect(server))
+        stack.callback(waiting.shutdown, socket.SHUT_RDWR)
         waiting.sendall(b"z")
         assert len(living_children()) == 2
         readable, _, _ = select.select([waiting], [], [], 0.02)
         assert not readable
-        first.close()
+        leave(first)
         assert waiting.recv(10) == b"Z"
         assert len(living_children()) <= 2
-        second.close()
+        leave(second)
 
 
 def test_at_the_limit_it_can_be_stopped() -> None:
@@ -196,7 +207,7 @@ def test_at_the_limit_it_can_be_stopped() -> None:
         stopping.start()
         stopping.join(SOON)
         assert not stopping.is_alive(), "the loop waited for a child, and not for us"
-        client.close()
+        leave(client)
 
 
 def test_server_close_waits_for_the_children() -> None:
@@ -208,7 +219,7 @@ def test_server_close_waits_for_the_children() -> None:
     closing.start()
     closing.join(0.02)
     assert closing.is_alive()
-    client.close()
+    leave(client)
     closing.join(SOON)
     assert not closing.is_alive()
     assert not children()

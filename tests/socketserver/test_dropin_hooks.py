@@ -164,7 +164,11 @@ def test_a_get_request_that_would_wait_is_asked_only_when_there_is_something(mod
                 os.close(self.reader)
                 os.close(self.writer)
 
-    with Handed(("127.0.0.1", 0), Echo) as server, serving(server, close=False):
+    with (
+        socket.socket() as one_more,
+        Handed(("127.0.0.1", 0), Echo) as server,
+        serving(server, close=False),
+    ):
         try:
             for number in range(3):
                 mine, its = socket._socket_std.socketpair()
@@ -176,7 +180,7 @@ def test_a_get_request_that_would_wait_is_asked_only_when_there_is_something(mod
                     assert mine.recv(100) == b"HELLO"
                 assert len(taken) == number + 1
         finally:
-            server.handed.append(socket.socket())
+            server.handed.append(one_more)
             os.write(server.writer, b"x")  # for one that asked too often
 
 

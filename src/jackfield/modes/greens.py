@@ -9,7 +9,7 @@ from typing import Any
 from greenlet import getcurrent
 
 from ..reactor import GreenExit, GreenThread, Reactor, current_reactor, in_green, spawn_on
-from .units import Units, report_uncaught
+from .units import Units, report
 
 
 class Greens(Units[GreenThread]):
@@ -30,9 +30,9 @@ class Greens(Units[GreenThread]):
             pass
         except KeyboardInterrupt:
             raise  # Ctrl-C met this one; it is the first green thread's
-        except BaseException:
+        except BaseException as error:
             # As a thread would report it; it must not end the loop that serves the others.
-            report_uncaught()
+            report(error)
         finally:
             self.ended(getcurrent())  # type: ignore[arg-type]
 

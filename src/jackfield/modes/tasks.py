@@ -6,7 +6,8 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from ..reactor import DrivenTask, Reactor, current_reactor, drive
-from .units import Units
+from ..reactor.driver import Ended
+from .units import Units, report
 
 
 class Tasks(Units[DrivenTask]):
@@ -19,7 +20,13 @@ class Tasks(Units[DrivenTask]):
     def start(self, work: Callable[..., Coroutine[Any, Any, Any]], *args: Any) -> None:
         task = drive(work(*args), reactor=self._reactor or current_reactor())
         self.add(task)
-        task.add_done_callback(self.ended)
+        task.add_done_callback(self._task_ended)
+
+    def _task_ended(self, task: DrivenTask) -> None:
+        self.ended(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            report(error.__cause__ if isinstance(error, Ended) and error.__cause__ is not None else error)
 
     def cut(self) -> None:
         for task in self:

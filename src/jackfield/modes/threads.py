@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from .units import Units, report_uncaught
+from .units import Units, report
 
 
 class Threads(Units[threading.Thread]):
@@ -29,9 +29,9 @@ class Threads(Units[threading.Thread]):
     def _run(self, work: Callable[..., Any], args: tuple[Any, ...]) -> None:
         try:
             work(*args)
-        except BaseException:
+        except BaseException as error:
             # Reported before the unit counts as ended: whoever joins may look at what was reported.
-            report_uncaught()
+            report(error)
         finally:
             self.ended(threading.current_thread())
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 import threading
 from collections.abc import Callable
 from typing import Any, Generic, Protocol, TypeVar
@@ -15,13 +14,13 @@ U = TypeVar("U")
 _log = logging.getLogger("jackfield.server")
 
 
-def report_uncaught() -> None:
-    """Inside an ``except``: report what a unit let out as a thread of the system would, by ``threading.excepthook``."""
-    kind, error, traceback = sys.exc_info()
+def report(error: BaseException) -> None:
+    """Report what a unit let out as a thread of the system would, by ``threading.excepthook``."""
     if isinstance(error, SystemExit):
         _log.error("a handler ended by %r", error)  # the hook passes over it in silence
-    assert kind is not None
-    threading.excepthook(threading.ExceptHookArgs((kind, error, traceback, threading.current_thread())))
+    threading.excepthook(
+        threading.ExceptHookArgs((type(error), error, error.__traceback__, threading.current_thread()))
+    )
 
 
 class Mode(Protocol):

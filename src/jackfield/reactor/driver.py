@@ -85,7 +85,7 @@ class DrivenTask(asyncio.Future[Any]):
         except BaseException as error:
             # SystemExit too: a handler cannot end the loop that serves the others. Ctrl-C can.
             self._finish()
-            super().set_exception(error if isinstance(error, Exception) else _Ended(error))
+            super().set_exception(error if isinstance(error, Exception) else Ended(error))
             if isinstance(error, KeyboardInterrupt):
                 raise
         else:
@@ -169,7 +169,7 @@ class DrivenTask(asyncio.Future[Any]):
         raise RuntimeError("a task does not support set_exception")
 
 
-class _Ended(Exception):
+class Ended(Exception):
     """A future refuses to carry SystemExit and KeyboardInterrupt on, so they travel inside this."""
 
     def __init__(self, error: BaseException) -> None:

@@ -1,0 +1,25 @@
+"""Each test leaves no process behind; descriptors and threads are looked after for all tests."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+from dropin_support import children
+
+
+@pytest.fixture(autouse=True)
+def leaves_no_process_behind() -> Iterator[None]:
+    """Fails a test that leaves a child, running or not reaped, and ends it."""
+    before = children()
+    yield
+    left = children() - before
+    for pid in left:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, 0)
+    assert not left, f"processes were left: {sorted(left)}"
