@@ -32,6 +32,9 @@ PEER_LEFT = (ConnectionResetError, ConnectionAbortedError, BrokenPipeError)
 #: Connections taken in one go before whoever else waits has a turn.
 BUDGET = 64
 
+#: Seconds after which a server that waits for its last handlers looks whether it is to be quicker about it.
+DRAIN_STEP = 0.05
+
 #: Seconds between being cut and being given up.
 CUT_SECONDS = 1.0
 
@@ -118,11 +121,11 @@ class BaseServer:
         finally:
             self.__loop = None
             loop.close()
-            deadline, self.__deadline = self.__deadline, None
             try:
-                if deadline is not None:
-                    self._drain(deadline)
+                if self.__deadline is not None:
+                    self._drain()
             finally:
+                self.__deadline = None
                 self._serving_ends()
                 self.__stop_asked = False
                 self.__serving = None
@@ -327,10 +330,15 @@ class BaseServer:
             if not self.__is_shut_down.is_set():
                 wait.wait()
 
-    def _drain(self, deadline: float) -> None:
-        """Wait for the handlers until ``deadline`` (monotonic seconds), then cut the connections that are left."""
-        if self._join_units(max(0.0, deadline - time.monotonic())):
-            return
+    def _drain(self) -> None:
+        """Wait for the handlers until the deadline, then cut the connections that are left."""
+        while True:
+            left = max(0.0, (self.__deadline or 0.0) - time.monotonic())
+            # In short steps, because a second stop() may move the deadline forward meanwhile.
+            if self._join_units(min(left, DRAIN_STEP)):
+                return
+            if not left:
+                break
         self._cut_connections()
         self._cut_units()
         self._join_units(CUT_SECONDS)

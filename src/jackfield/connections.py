@@ -85,7 +85,7 @@ class Connection:
                 pass  # the peer was faster
 
     def abort(self) -> None:
-        """End it at once: what is still to be sent is thrown away (SO_LINGER of zero, socket(7)). The peer reads the end,
+        """End it at once: what is still to be sent is thrown away (SO_LINGER of zero, socket(7)). The peer reads an end
         and has a reset for what it sends after that."""
         sock = self.socket
         if sock is not None:

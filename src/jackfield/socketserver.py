@@ -117,7 +117,7 @@ class TCPServer(BaseServer):
         """Accept a connection: its socket and the client's address."""
         request, client_address = self.socket.accept()
         if type(request) is _socket_std.socket:
-            # The listener is one of the standard library's, adopted by assignment: its connections cooperate all the same.
+            # The listener is one of the standard library's, adopted by assignment; its connections cooperate as well.
             family, kind, proto = request.family, request.type, request.proto
             request = _socket(family, kind, proto, request.detach())
         return request, client_address

@@ -44,6 +44,11 @@ class PeerQueue(Generic[P, T]):
         return self._size
 
     @property
+    def available(self) -> bool:
+        """Whether :meth:`take` would give something."""
+        return bool(self._turns)
+
+    @property
     def in_hand(self) -> int:
         """How many items were taken and are not done."""
         return len(self._in_hand)

@@ -70,7 +70,16 @@ class Crew:
             if entry is None:
                 # In one step with the look: whoever puts something now finds that it has to hire.
                 self._workers -= 1
-            return entry
+                return None
+            # This one may be busy for long: somebody has to be there for the rest.
+            alone = self._queue.available and self._workers <= self._queue.in_hand and self._workers < self._limit
+            self._workers += alone
+        if alone:
+            try:
+                self._hire()
+            except (OSError, RuntimeError):
+                pass  # the system gives no other unit: what waits is for this one
+        return entry
 
     def _done(self, peer: Any) -> None:
         with self._lock:
