@@ -345,10 +345,10 @@ class BaseServer:
 
     def _cut_connections(self) -> None:
         left = list(self.__connections)
-        for connection in left:
-            connection.close()
         peers = ", ".join(ascii(connection.peer) for connection in left[:10])
         _log.warning("%s: the deadline passed, and these were cut: %s", self.server_address, peers or "all handlers")
+        for connection in left:
+            connection.close()
 
     def _join_units(self, timeout: float | None) -> bool:
         """Wait for what a mix-in runs; True when nothing runs any more."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import select
+import signal
+import threading
 from collections.abc import Callable
 from typing import Protocol
 
@@ -58,6 +60,20 @@ class PollLoop:
         os.set_blocking(self._wake_end, False)
         os.set_blocking(self._wake, False)
         self.watch(self._wake_end, self._woken)
+        self._hears_signals = self._listen_to_signals()
+
+    def _listen_to_signals(self) -> bool:
+        """On the main thread: let each signal end the wait, so that its handler is run.
+
+        A signal that comes after CPython's last look and before the system call only marks its handler to be run; a
+        wait without ticks would go on. Whoever has a wake-up descriptor set already sees to it.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            return False
+        before = signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
+        if before != -1:
+            signal.set_wakeup_fd(before)
+        return before == -1
 
     def watch(self, fd: int, ready: Callback) -> None:
         self._ready[fd] = ready
@@ -92,6 +108,8 @@ class PollLoop:
 
     def close(self) -> None:
         if self._wake >= 0:
+            if self._hears_signals:
+                signal.set_wakeup_fd(-1)
             wake_end, wake = self._wake_end, self._wake
             self._wake_end = self._wake = -1
             os.close(wake)
