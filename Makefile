@@ -12,8 +12,8 @@
 PYTHON ?=
 VENV ?= .venv
 ARGS ?=
-# Tests at a time: they wait more than they compute.
-JOBS ?= 3
+# Tests at a time, by pytest-xdist: 0 is one after the other. More is quicker, but some tests count threads and processes.
+JOBS ?= 0
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
