@@ -54,9 +54,9 @@ class Import(NamedTuple):
 
 
 def modules(root: Path) -> dict[str, Path]:
-    """``jackfield.reactor.core`` -> its file; a package stands for its ``__init__.py``."""
+    """``jackfield.reactor.core`` -> its file; a package stands for its ``__init__.py``, a native module for its stub."""
     found = {}
-    for path in sorted(root.rglob("*.py")):
+    for path in sorted([*root.rglob("*.py"), *root.rglob("*.pyi")]):
         parts = [PACKAGE, *path.relative_to(root).with_suffix("").parts]
         found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
     return found

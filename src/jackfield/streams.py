@@ -8,8 +8,10 @@ from types import coroutine
 from typing import IO, Any, TypeVar
 
 from .reactor import PARKED, DrivenTask, Reactor, current_reactor, green
-from .reactor.cooperative import ABSURD, DONTWAIT, STREAK, _closed_meanwhile, _recv, _send
+from .reactor.cooperative import ABSURD, DONTWAIT, _closed_meanwhile, _recv, _send
 from .reactor.poller import Channel
+from .reactor.pure import STREAK
+from .reactor.twin import native
 from .socket import socket
 
 T = TypeVar("T")
@@ -89,6 +91,7 @@ class AsyncSocket:
             task: Any = asyncio.current_task()
             if task.__class__ is DrivenTask and channel.reader is None:
                 channel.reader = task
+                channel.streak = 0
                 try:
                     yield PARKED
                 except BaseException:
@@ -216,6 +219,7 @@ class AsyncSocket:
         task = asyncio.current_task()
         waiter = task if isinstance(task, DrivenTask) else _FutureWaiter()
         channel.claim_reader(waiter)
+        channel.streak = 0
         try:
             yield from _park(waiter)
         finally:
@@ -227,11 +231,30 @@ class AsyncSocket:
         task = asyncio.current_task()
         waiter = task if isinstance(task, DrivenTask) else _FutureWaiter()
         channel.claim_writer(waiter)
+        channel.streak = 0
         try:
             yield from _park(waiter)
         finally:
             if channel.writer is waiter:
                 channel.writer = None
+
+
+def _wait_in_future(channel: Channel) -> asyncio.Future[None]:
+    """A future that is resolved when ``channel`` may be read, as a task gets it from what it awaits."""
+    waiter = _FutureWaiter()
+    channel.claim_reader(waiter)
+
+    def withdraw(_: object) -> None:
+        if channel.reader is waiter:
+            channel.reader = None
+
+    waiter.future.add_done_callback(withdraw)
+    waiter.future._asyncio_future_blocking = True
+    return waiter.future
+
+
+if native is not None:
+    native.install_stream(AsyncSocket, socket, asyncio.current_task, _wait_in_future)
 
 
 @coroutine

@@ -8,9 +8,15 @@ import socket as _socket_std
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
+import pytest
+
 from jackfield import socket as jackfield_socket
 from jackfield.reactor import Reactor, await_, current_reactor, drive, green, run, sleep
+from jackfield.reactor.twin import native
 from jackfield.testing import ManualClock
+
+#: For the cases that break the pure twin on purpose: they run where that is the one in use.
+breaks_the_pure_twin = pytest.mark.skipif(native is not None, reason="breaks the pure twin, which is not in use")
 
 #: Seconds that nothing here takes, and after which a wait is called hung.
 SOON = 20.0

@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
-from reactor_support import Host, async_until, pair
+from reactor_support import Host, async_until, breaks_the_pure_twin, pair
 
 from jackfield.errors import MisuseError
 from jackfield.reactor import current_reactor, drive
@@ -457,6 +457,7 @@ def test_cancelled_from_a_green_thread_and_from_another_thread(host: Host) -> No
 # -- the suite itself --------------------------------------------------------------------------------------------------
 
 
+@breaks_the_pure_twin
 def test_a_driver_that_is_no_task_to_asyncio_would_be_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """The broken case: without the documented extension points asyncio does not know the coroutine as a task."""
     monkeypatch.setattr("jackfield.reactor.driver._enter_task", lambda loop, task: None)

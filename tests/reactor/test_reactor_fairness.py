@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from reactor_support import pair, turns, until
+from reactor_support import breaks_the_pure_twin, pair, turns, until
 
 from jackfield import socket
 from jackfield.errors import MisuseError
@@ -354,6 +354,7 @@ def test_a_socket_on_which_a_green_thread_of_another_thread_waits() -> None:
     run(main)
 
 
+@breaks_the_pure_twin
 def test_a_greedy_one_that_never_gives_its_turn_away_would_be_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """The broken case: without the streak."""
     monkeypatch.setattr("jackfield.reactor.cooperative.STREAK", 10**9)

@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from reactor_support import drain, fill, pair, turns, until
+from reactor_support import breaks_the_pure_twin, drain, fill, pair, turns, until
 
 from jackfield import socket as jackfield_socket
 from jackfield.errors import ClosedSocketError, MisuseError
 from jackfield.reactor import current_reactor, run, spawn, wait_readable, wait_writable
-from jackfield.reactor.poller import ROUNDS, Channel, Poller
+from jackfield.reactor.poller import Channel, Poller
+from jackfield.reactor.pure import ROUNDS
 
 
 class Waiting:
@@ -419,9 +420,10 @@ def test_waiting_for_what_is_closed() -> None:
         run(wait_writable, left)
 
 
+@breaks_the_pure_twin
 def test_a_poller_that_loses_the_hang_up_is_found_out() -> None:
     """The broken case: were the end of the stream not sticky, the short read would be the reader's last."""
-    import jackfield.reactor.poller as module
+    import jackfield.reactor.pure as module
 
     def main() -> bool:
         with pair(tcp=True) as (left, right):

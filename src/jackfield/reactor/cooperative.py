@@ -26,6 +26,8 @@ from greenlet import getcurrent
 from ..errors import ClosedSocketError, MisuseError
 from .bridges import ready_now
 from .greens import GreenThread
+from .pure import STREAK
+from .twin import native
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -45,10 +47,6 @@ NEVER_WAITS = DONTWAIT | int(getattr(_socket_std, "MSG_ERRQUEUE", 0))
 
 #: No machine has room to receive as much at once.
 ABSURD = 1 << 40
-
-#: Operations in a row that may succeed without waiting before the others have their turn. A peer that always has data
-#: would otherwise keep its green thread running for ever.
-STREAK = 64
 
 _recv = _Raw.recv
 _recv_into = _Raw.recv_into
@@ -161,6 +159,7 @@ class CooperativeSocket(_socket_std.socket):
 
     def _wait_readable(self, channel: Channel, green: GreenThread, deadline: float | None) -> None:
         channel.claim_reader(green)
+        channel.streak = 0
         try:
             if not green.park(deadline):
                 raise TimeoutError("timed out")
@@ -170,6 +169,7 @@ class CooperativeSocket(_socket_std.socket):
 
     def _wait_writable(self, channel: Channel, green: GreenThread, deadline: float | None) -> None:
         channel.claim_writer(green)
+        channel.streak = 0
         try:
             if not green.park(deadline):
                 raise TimeoutError("timed out")
@@ -269,6 +269,7 @@ class CooperativeSocket(_socket_std.socket):
             if deadline is None and channel.reader is None:
                 # The way of nearly every message, written out: park without a deadline.
                 channel.reader = green
+                channel.streak = 0
                 try:
                     green.hub.switch()
                 except BaseException:
@@ -285,8 +286,13 @@ class CooperativeSocket(_socket_std.socket):
         if flags & OOB and self._patience:
             self._wait_as_cpython()
         data_read = self._attempt(lambda f: _recv(self, bufsize, f), flags, reading=True)
-        self.received += len(data_read)
+        self._count(len(data_read), flags)
         return data_read
+
+    def _count(self, taken: int, flags: int) -> None:
+        """Bytes that were only looked at come again, and count then."""
+        if not flags & PEEK:
+            self.received += taken
 
     def _wait_as_cpython(self) -> None:
         """With a timeout CPython polls for ordinary data before any call, even one that asks for urgent data."""
@@ -302,7 +308,7 @@ class CooperativeSocket(_socket_std.socket):
             view = memoryview(buffer).cast("B")
             return self._recv_all_into(view[:nbytes] if nbytes else view, flags)
         taken = self._attempt(lambda f: _recv_into(self, buffer, nbytes, f), flags, reading=True)
-        self.received += taken
+        self._count(taken, flags)
         return taken
 
     def _recv_all_into(self, view: memoryview, flags: int) -> int:
@@ -322,24 +328,24 @@ class CooperativeSocket(_socket_std.socket):
 
     def recvfrom(self, bufsize: int, flags: int = 0, /) -> tuple[bytes, Any]:
         result = self._attempt(lambda f: _Raw.recvfrom(self, bufsize, f), flags, reading=True)
-        self.received += len(result[0])
+        self._count(len(result[0]), flags)
         return result
 
     def recvfrom_into(self, buffer: Buffer, nbytes: int = 0, flags: int = 0) -> tuple[int, Any]:
         result = self._attempt(lambda f: _Raw.recvfrom_into(self, buffer, nbytes, f), flags, reading=True)
-        self.received += result[0]
+        self._count(result[0], flags)
         return result
 
     def recvmsg(self, bufsize: int, ancbufsize: int = 0, flags: int = 0, /) -> tuple[bytes, list[Any], int, Any]:
         result = self._attempt(lambda f: _Raw.recvmsg(self, bufsize, ancbufsize, f), flags, reading=True)
-        self.received += len(result[0])
+        self._count(len(result[0]), flags)
         return result
 
     def recvmsg_into(self, buffers: Any, ancbufsize: int = 0, flags: int = 0, /) -> tuple[int, list[Any], int, Any]:
         # The buffers may come from an iterator, which a second attempt would find empty.
         buffers = list(buffers)
         result = self._attempt(lambda f: _Raw.recvmsg_into(self, buffers, ancbufsize, f), flags, reading=True)
-        self.received += result[0]
+        self._count(result[0], flags)
         return result
 
     # -- sending -----------------------------------------------------------------------------------------------------
@@ -382,6 +388,10 @@ class CooperativeSocket(_socket_std.socket):
                         return
                 if channel is not None:
                     channel.writable = False
+        self._send_from(data, taken, flags)
+
+    def _send_from(self, data: Buffer, taken: int, flags: int) -> None:
+        """The rest of a ``sendall`` of which the kernel has taken some already."""
         deadline = self._deadline() if self._patience else None
         if not taken:
             self._send_through(data, flags, deadline)
@@ -451,6 +461,8 @@ class CooperativeSocket(_socket_std.socket):
     # -- the end -----------------------------------------------------------------------------------------------------
 
     def _forget(self) -> None:
+        # The native twin counts in the channel, which goes.
+        self.received, self.sent = self.received, self.sent
         channel, self._registered, self._channel = self._registered, None, None
         if channel is not None and channel.poller is not None:
             channel.poller.forget(channel)
@@ -462,3 +474,7 @@ class CooperativeSocket(_socket_std.socket):
     def detach(self) -> int:
         self._forget()
         return super().detach()
+
+
+if native is not None:
+    native.install_socket(CooperativeSocket, GreenThread, ClosedSocketError, _recv)

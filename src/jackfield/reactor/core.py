@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from greenlet import getcurrent, greenlet
@@ -48,7 +50,11 @@ class Reactor:
         self._host_timer: asyncio.TimerHandle | None = None
         self._host_moment = NEVER
         self._kicked = False
-        loop.add_reader(self.poller.fileno(), self._turn)
+        # A loop tells nobody that it is closed, but lets go of its callbacks then. This one has no other owner: its end
+        # is what closes the descriptor with the loop.
+        turn = partial(self._turn)
+        self._lent_turn = weakref.ref(turn, self._loop_let_go)
+        loop.add_reader(self.poller.fileno(), turn)
 
     def __repr__(self) -> str:
         return f"<Reactor of {self.loop!r}: {len(self.greens)} green threads, {len(self.tasks)} tasks>"
@@ -152,6 +158,12 @@ class Reactor:
             self.loop.remove_reader(self.poller.fileno())
         self.poller.close()
         _reactors.forget(self)
+
+    def _loop_let_go(self, _: object) -> None:
+        # In the midst of the loop's own end: it is not to be asked for anything more.
+        if self.loop.is_closed():
+            self.poller.close()
+            _reactors.forget(self)
 
 
 class _Reactors(threading.local):

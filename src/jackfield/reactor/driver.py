@@ -18,6 +18,7 @@ from types import FrameType
 from typing import Any, Final
 
 from .core import Reactor, current_reactor
+from .twin import native
 
 _names = itertools.count(1)
 
@@ -35,14 +36,17 @@ class DrivenTask(asyncio.Future[Any]):
     """A coroutine driven by the reactor, with the interface of :class:`asyncio.Task`. Made by :func:`drive`."""
 
     __slots__ = (
-        "_cancel_requests", "_context", "_coro", "_due", "_interrupt", "_name", "_reactor", "_send", "_waiting_on",
+        "_cancel_requests", "_context", "_coro", "_due", "_ended", "_home", "_interrupt", "_name", "_reactor", "_send",
+        "_waiting_on",
     )  # fmt: skip
 
     def __init__(self, reactor: Reactor, coro: Coroutine[Any, Any, Any], name: str | None = None) -> None:
         super().__init__(loop=reactor.loop)
         self._reactor = reactor
+        self._home = reactor.loop
         self._coro = coro
         self._send = coro.send
+        self._ended = False
         self._context = contextvars.copy_context()
         self._name = name
         #: Raised in the coroutine at its next step: a cancellation it has not met yet, or the answer to a bad yield.
@@ -62,10 +66,10 @@ class DrivenTask(asyncio.Future[Any]):
 
     def switch(self) -> None:
         """Resume the coroutine until it waits again."""
-        if self.done():
+        if self._ended:
             return
         self._due = False
-        loop = self._loop
+        loop = self._home
         _enter_task(loop, self)  # type: ignore[arg-type]
         try:
             if self._interrupt is None:
@@ -74,25 +78,31 @@ class DrivenTask(asyncio.Future[Any]):
                 interrupt, self._interrupt = self._interrupt, None
                 yielded = self._context.run(self._coro.throw, interrupt)
         except StopIteration as stop:
-            self._finish()
-            if self._interrupt is None:
-                super().set_result(stop.value)
-            else:
-                super().cancel(*self._interrupt.args[:1])  # it cancelled itself and then returned
-        except asyncio.CancelledError as cancelled:
-            self._finish()
-            super().cancel(*cancelled.args[:1])
+            self._returned(stop.value)
         except BaseException as error:
-            # SystemExit too: a handler cannot end the loop that serves the others. Ctrl-C can.
-            self._finish()
-            super().set_exception(error if isinstance(error, Exception) else Ended(error))
-            if isinstance(error, KeyboardInterrupt):
-                raise
+            self._raised(error)
         else:
             if yielded is not PARKED:
                 self._wait_for(yielded)
         finally:
             _leave_task(loop, self)  # type: ignore[arg-type]
+
+    def _returned(self, value: Any) -> None:
+        self._finish()
+        if self._interrupt is None:
+            super().set_result(value)
+        else:
+            super().cancel(*self._interrupt.args[:1])  # it cancelled itself and then returned
+
+    def _raised(self, error: BaseException) -> None:
+        self._finish()
+        if isinstance(error, asyncio.CancelledError):
+            super().cancel(*error.args[:1])
+            return
+        # SystemExit too: a handler cannot end the loop that serves the others. Ctrl-C can.
+        super().set_exception(error if isinstance(error, Exception) else Ended(error))
+        if isinstance(error, KeyboardInterrupt):
+            raise error
 
     def _wait_for(self, yielded: Any) -> None:
         """Do what asyncio's own task does with a yielded value."""
@@ -116,6 +126,7 @@ class DrivenTask(asyncio.Future[Any]):
         self._reactor.schedule(self)
 
     def _finish(self) -> None:
+        self._ended = True
         self._reactor.tasks.discard(self)
         self._waiting_on = None
 
@@ -167,6 +178,10 @@ class DrivenTask(asyncio.Future[Any]):
 
     def set_exception(self, exception: Any) -> None:
         raise RuntimeError("a task does not support set_exception")
+
+
+if native is not None:
+    native.install_task(DrivenTask, PARKED, _enter_task, _leave_task, getattr(asyncio.tasks, "_current_tasks", None))
 
 
 class Ended(Exception):

@@ -1,0 +1,392 @@
+/* The inner loop: epoll events in, waiters resumed. The twin of src/jackfield/reactor/pure.py. */
+#include "native.h"
+
+#define STICKY (EPOLLRDHUP | EPOLLPRI | EPOLLHUP | EPOLLERR)
+#define READ (EPOLLIN | STICKY)
+#define WRITE (EPOLLOUT | EPOLLHUP | EPOLLERR)
+
+Py_ssize_t alive_channels, alive_cores;
+
+static PyObject *name_switch, *name_popleft, *name_append;
+
+/* -- Channel ------------------------------------------------------------------------------------------------------ */
+
+static PyObject *channel_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"fd", "poller", NULL};
+    int fd;
+    PyObject *poller;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "iO", names, &fd, &poller))
+        return NULL;
+    Channel *self = (Channel *)type->tp_alloc(type, 0);
+    if (self == NULL)
+        return NULL;
+    alive_channels++;
+    self->fd = fd;
+    self->readable = self->writable = 1;
+    self->poller = Py_NewRef(poller);
+    return (PyObject *)self;
+}
+
+static int channel_traverse(Channel *self, visitproc visit, void *arg) {
+    Py_VISIT(self->poller);
+    Py_VISIT(self->reader);
+    Py_VISIT(self->writer);
+    return 0;
+}
+
+static int channel_clear(Channel *self) {
+    Py_CLEAR(self->poller);
+    Py_CLEAR(self->reader);
+    Py_CLEAR(self->writer);
+    return 0;
+}
+
+static void channel_dealloc(Channel *self) {
+    PyObject_GC_UnTrack(self);
+    channel_clear(self);
+    alive_channels--;
+    Py_TYPE(self)->tp_free(self);
+}
+
+/* claim_reader and claim_writer: the message of a conflict is the pure twin's. */
+static PyObject *conflict;
+
+static PyObject *claim(Channel *self, PyObject **place, const char *verb, PyObject *waiter) {
+    if (is_somebody(*place)) {
+        PyObject *error = PyObject_CallFunction(conflict, "isOO", self->fd, verb, *place, waiter);
+        if (error != NULL) {
+            PyErr_SetObject((PyObject *)Py_TYPE(error), error);
+            Py_DECREF(error);
+        }
+        return NULL;
+    }
+    Py_XSETREF(*place, Py_NewRef(waiter));
+    Py_RETURN_NONE;
+}
+
+static PyObject *channel_claim_reader(Channel *self, PyObject *waiter) {
+    return claim(self, &self->reader, "read", waiter);
+}
+
+static PyObject *channel_claim_writer(Channel *self, PyObject *waiter) {
+    return claim(self, &self->writer, "write", waiter);
+}
+
+static PyMemberDef channel_members[] = {
+    {"fd", T_INT, offsetof(Channel, fd), 0, NULL},
+    {"poller", T_OBJECT, offsetof(Channel, poller), 0, NULL},
+    {"readable", T_BOOL, offsetof(Channel, readable), 0, NULL},
+    {"writable", T_BOOL, offsetof(Channel, writable), 0, NULL},
+    {"hangup", T_BOOL, offsetof(Channel, hangup), 0, NULL},
+    {"lent", T_BOOL, offsetof(Channel, lent), 0, NULL},
+    {"borrowers", T_INT, offsetof(Channel, borrowers), 0, NULL},
+    {"streak", T_LONG, offsetof(Channel, streak), 0, NULL},
+    {"reader", T_OBJECT, offsetof(Channel, reader), 0, NULL},
+    {"writer", T_OBJECT, offsetof(Channel, writer), 0, NULL},
+    {NULL},
+};
+
+static PyMethodDef channel_methods[] = {
+    {"claim_reader", (PyCFunction)channel_claim_reader, METH_O, NULL},
+    {"claim_writer", (PyCFunction)channel_claim_writer, METH_O, NULL},
+    {NULL},
+};
+
+PyTypeObject Channel_Type = {
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "jackfield.reactor._native.Channel",
+    .tp_basicsize = sizeof(Channel),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+    .tp_new = channel_new,
+    .tp_dealloc = (destructor)channel_dealloc,
+    .tp_traverse = (traverseproc)channel_traverse,
+    .tp_clear = (inquiry)channel_clear,
+    .tp_members = channel_members,
+    .tp_methods = channel_methods,
+    .tp_doc = "What is known of one registered descriptor, and who waits for it.",
+};
+
+/* -- Core --------------------------------------------------------------------------------------------------------- */
+
+static PyObject *core_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+    Core *self = (Core *)type->tp_alloc(type, 0);
+    if (self == NULL)
+        return NULL;
+    alive_cores++;
+    self->epoll = -1;
+    self->channels = PyDict_New();
+    PyObject *collections = PyImport_ImportModule("collections");
+    self->runnable = collections ? PyObject_CallMethod(collections, "deque", NULL) : NULL;
+    Py_XDECREF(collections);
+    if (self->channels == NULL || self->runnable == NULL) {
+        Py_DECREF(self);
+        return NULL;
+    }
+    return (PyObject *)self;
+}
+
+static int core_init(Core *self, PyObject *args, PyObject *kwargs) {
+    PyObject *ready;
+    if (!PyArg_ParseTuple(args, "O", &ready))
+        return -1;
+    PyObject *number = PyObject_CallMethod(ready, "fileno", NULL);
+    if (number == NULL)
+        return -1;
+    self->epoll = (int)PyLong_AsLong(number);
+    Py_DECREF(number);
+    if (self->epoll == -1 && PyErr_Occurred())
+        return -1;
+    if (self->events == NULL)
+        self->events = PyMem_Calloc(BATCH, sizeof(struct epoll_event));
+    if (self->events == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    return 0;
+}
+
+static int core_traverse(Core *self, visitproc visit, void *arg) {
+    Py_VISIT(self->channels);
+    Py_VISIT(self->runnable);
+    Py_VISIT(self->current);
+    Py_VISIT(self->loop);
+    Py_VISIT(self->entered);
+    return 0;
+}
+
+static int core_clear(Core *self) {
+    if (self->table != NULL)
+        memset(self->table, 0, sizeof(Channel *) * self->table_size);
+    Py_CLEAR(self->channels);
+    Py_CLEAR(self->runnable);
+    Py_CLEAR(self->current);
+    Py_CLEAR(self->loop);
+    Py_CLEAR(self->entered);
+    return 0;
+}
+
+static void core_dealloc(Core *self) {
+    PyObject_GC_UnTrack(self);
+    core_clear(self);
+    PyMem_Free(self->table);
+    PyMem_Free(self->events);
+    alive_cores--;
+    Py_TYPE(self)->tp_free(self);
+}
+
+static PyObject *core_enter(Core *self, PyObject *argument) {
+    if (!Py_IS_TYPE(argument, &Channel_Type)) {
+        PyErr_SetString(PyExc_TypeError, "enter() takes a Channel");
+        return NULL;
+    }
+    Channel *channel = (Channel *)argument;
+    int fd = channel->fd;
+    if (fd < 0) {
+        PyErr_SetString(PyExc_ValueError, "a descriptor is not negative");
+        return NULL;
+    }
+    if (fd >= self->table_size) {
+        int size = self->table_size ? self->table_size : 64;
+        while (size <= fd)
+            size *= 2;
+        Channel **table = PyMem_Realloc(self->table, sizeof(Channel *) * size);
+        if (table == NULL)
+            return PyErr_NoMemory();
+        memset(table + self->table_size, 0, sizeof(Channel *) * (size - self->table_size));
+        self->table = table;
+        self->table_size = size;
+    }
+    PyObject *key = PyLong_FromLong(fd);
+    self->table[fd] = NULL; /* until the dictionary, which may let an older one go, holds this one */
+    int failed = key == NULL || PyDict_SetItem(self->channels, key, argument) < 0;
+    Py_XDECREF(key);
+    if (failed)
+        return NULL;
+    self->table[fd] = channel;
+    Py_RETURN_NONE;
+}
+
+static PyObject *core_leave(Core *self, PyObject *argument) {
+    if (!Py_IS_TYPE(argument, &Channel_Type)) {
+        PyErr_SetString(PyExc_TypeError, "leave() takes a Channel");
+        return NULL;
+    }
+    int fd = ((Channel *)argument)->fd;
+    if (fd >= 0 && fd < self->table_size && self->table[fd] == (Channel *)argument) {
+        self->table[fd] = NULL;
+        PyObject *key = PyLong_FromLong(fd);
+        int failed = key == NULL || PyDict_DelItem(self->channels, key) < 0;
+        Py_XDECREF(key);
+        if (failed)
+            return NULL;
+        Py_RETURN_TRUE;
+    }
+    Py_RETURN_FALSE;
+}
+
+static PyObject *core_clear_all(Core *self, PyObject *unused) {
+    if (self->table != NULL)
+        memset(self->table, 0, sizeof(Channel *) * self->table_size);
+    self->position = self->count = 0;
+    self->epoll = -1;
+    PyDict_Clear(self->channels);
+    PyObject *result = PyObject_CallMethod(self->runnable, "clear", NULL);
+    Py_XDECREF(result);
+    if (result == NULL)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+/* Resumes one waiter, whose reference it takes over. */
+static int resume(Core *self, PyObject *waiter) {
+    PyObject *result;
+    int failed;
+    Py_XSETREF(self->current, Py_NewRef(waiter));
+    if (Py_IS_TYPE(waiter, task_type)) {
+        failed = step_task(self, waiter);
+    } else {
+        if (self->entered != NULL && leave_task(self) < 0)
+            result = NULL;
+        else if (Py_IS_TYPE(waiter, green_type))
+            result = GREENLET_SWITCH(waiter);
+        else
+            result = PyObject_CallMethodNoArgs(waiter, name_switch);
+        failed = result == NULL ? -1 : 0;
+        Py_XDECREF(result);
+    }
+    Py_DECREF(waiter);
+    return failed;
+}
+
+/* Tells a channel its event and resumes who waited for it. */
+static int deliver(Core *self, Channel *channel, uint32_t mask) {
+    PyObject *waiter;
+    int failed = 0;
+    if (mask & STICKY)
+        channel->hangup = 1;
+    Py_INCREF(channel);
+    if (mask & READ) {
+        channel->readable = 1;
+        waiter = channel->reader;
+        if (is_somebody(waiter)) {
+            channel->reader = NULL;
+            failed = resume(self, waiter);
+        }
+    }
+    if (mask & WRITE) {
+        channel->writable = 1;
+        waiter = channel->writer;
+        if (is_somebody(waiter)) {
+            channel->writer = NULL;
+            if (failed) {
+                /* The error goes on its way first; the writer must not wait for an edge that was told. */
+                PyObject *type, *value, *traceback;
+                PyErr_Fetch(&type, &value, &traceback);
+                PyObject *result = PyObject_CallMethodOneArg(self->runnable, name_append, waiter);
+                Py_DECREF(waiter);
+                Py_XDECREF(result);
+                PyErr_Restore(type, value, traceback);
+            } else {
+                failed = resume(self, waiter);
+            }
+        }
+    }
+    Py_DECREF(channel);
+    return failed;
+}
+
+static int run_runnable(Core *self) {
+    /* Only those that are here now: one that yields runs again after the others had their events. */
+    for (Py_ssize_t left = PyObject_Size(self->runnable); left > 0; left--) {
+        PyObject *waiter = PyObject_CallMethodNoArgs(self->runnable, name_popleft);
+        if (waiter == NULL || resume(self, waiter) < 0)
+            return -1;
+    }
+    return 0;
+}
+
+static PyObject *core_dispatch(Core *self, PyObject *unused) {
+    PyObject *result = NULL;
+    self->dispatching = 1;
+    for (int round = 0; round < ROUNDS; round++) {
+        self->rounds++;
+        if (run_runnable(self) < 0)
+            goto end;
+        /* Something is left where an exception ended the last turn; each edge is told once. */
+        if (self->position >= self->count) {
+            self->position = 0;
+            self->count = epoll_wait(self->epoll, self->events, BATCH, 0);
+            if (self->count < 0) {
+                self->count = 0;
+                if (errno != EINTR) {
+                    PyErr_SetFromErrno(PyExc_OSError);
+                    goto end;
+                }
+            }
+        }
+        if (self->count == 0) {
+            if (PyObject_Size(self->runnable) > 0)
+                continue;
+            result = Py_NewRef(Py_False);
+            goto end;
+        }
+        while (self->position < self->count) {
+            struct epoll_event *event = &self->events[self->position++];
+            int fd = event->data.fd;
+            Channel *channel = fd >= 0 && fd < self->table_size ? self->table[fd] : NULL;
+            if (channel != NULL && deliver(self, channel, event->events) < 0)
+                goto end;
+        }
+    }
+    result = PyBool_FromLong(PyObject_Size(self->runnable) > 0);
+end:
+    self->dispatching = 0;
+    Py_CLEAR(self->current);
+    if (self->entered != NULL && leave_task(self) < 0)
+        Py_CLEAR(result);
+    return result;
+}
+
+static PyMemberDef core_members[] = {
+    {"channels", T_OBJECT, offsetof(Core, channels), READONLY, NULL},
+    {"runnable", T_OBJECT, offsetof(Core, runnable), READONLY, NULL},
+    {"current", T_OBJECT, offsetof(Core, current), 0, NULL},
+    {"dispatching", T_BOOL, offsetof(Core, dispatching), 0, NULL},
+    {"rounds", T_LONGLONG, offsetof(Core, rounds), 0, NULL},
+    {NULL},
+};
+
+static PyMethodDef core_methods[] = {
+    {"enter", (PyCFunction)core_enter, METH_O, NULL},
+    {"leave", (PyCFunction)core_leave, METH_O, NULL},
+    {"clear", (PyCFunction)core_clear_all, METH_NOARGS, NULL},
+    {"dispatch", (PyCFunction)core_dispatch, METH_NOARGS,
+     "Resume all who can run, poll, resume all who became ready; a few rounds. True if some are left to run."},
+    {NULL},
+};
+
+PyTypeObject Core_Type = {
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "jackfield.reactor._native.Core",
+    .tp_basicsize = sizeof(Core),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE,
+    .tp_new = core_new,
+    .tp_init = (initproc)core_init,
+    .tp_dealloc = (destructor)core_dealloc,
+    .tp_traverse = (traverseproc)core_traverse,
+    .tp_clear = (inquiry)core_clear,
+    .tp_members = core_members,
+    .tp_methods = core_methods,
+    .tp_doc = "The queue of those who can run, and the loop that resumes them.",
+};
+
+/* install_poller(conflict): the error that two waiters for one direction get. */
+PyObject *install_poller(PyObject *module, PyObject *function) {
+    Py_XSETREF(conflict, Py_NewRef(function));
+    Py_RETURN_NONE;
+}
+
+int prepare_poller(void) {
+    name_switch = PyUnicode_InternFromString("switch");
+    name_popleft = PyUnicode_InternFromString("popleft");
+    name_append = PyUnicode_InternFromString("append");
+    return name_switch && name_popleft && name_append ? 0 : -1;
+}

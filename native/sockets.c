@@ -1,0 +1,312 @@
+/* recv and sendall of a green thread, and recv and sendall as a plain thread has them. The twins of the methods of the
+ * same name in src/jackfield/reactor/cooperative.py, which they call for all that is not common. */
+#include "native.h"
+
+#include <errno.h>
+#include <sys/socket.h>
+
+PyTypeObject *green_type;
+Py_ssize_t green_hub, green_poller;
+Py_ssize_t socket_channel, socket_patience, socket_switched, socket_short_is_empty, socket_received, socket_sent;
+static Py_ssize_t socket_registered;
+
+static PyObject *pure_recv, *pure_sendall, *pure_send_from; /* methods of the class, as functions */
+static PyObject *plain_recv;                                /* the standard library's recv, unbound */
+static PyObject *closed_error;                              /* ClosedSocketError */
+static PyObject *name_bytes_sent, *zero;
+
+/* A read that returns little is copied out of here, which costs less than to allocate for the most and to shrink. */
+static char scratch[65536];
+enum { LARGE = 8192 };
+
+/* Counting costs an addition, in the channel; who reads a count of the socket's, or sets it, has it brought up to date. */
+static PyObject *count_get(PyObject *self, void *which) {
+    Py_ssize_t offset = which ? socket_sent : socket_received;
+    PyObject *registered = SLOT(self, socket_registered), *old = SLOT(self, offset), *sum;
+    if (old == NULL) {
+        PyErr_SetString(PyExc_AttributeError, which ? "sent" : "received");
+        return NULL;
+    }
+    if (registered == NULL || !Py_IS_TYPE(registered, &Channel_Type))
+        return Py_NewRef(old);
+    long long *count = which ? &((Channel *)registered)->sent : &((Channel *)registered)->received;
+    if (*count == 0)
+        return Py_NewRef(old);
+    sum = PyLong_FromLongLong(PyLong_AsLongLong(old) + *count);
+    if (sum == NULL)
+        return NULL;
+    *count = 0;
+    SLOT(self, offset) = Py_NewRef(sum);
+    Py_DECREF(old);
+    return sum;
+}
+
+static int count_set(PyObject *self, PyObject *value, void *which) {
+    Py_ssize_t offset = which ? socket_sent : socket_received;
+    PyObject *registered = SLOT(self, socket_registered), *old = SLOT(self, offset);
+    if (value == NULL || !PyLong_Check(value)) {
+        PyErr_SetString(PyExc_TypeError, "a count of bytes is a whole number");
+        return -1;
+    }
+    if (registered != NULL && Py_IS_TYPE(registered, &Channel_Type))
+        *(which ? &((Channel *)registered)->sent : &((Channel *)registered)->received) = 0;
+    SLOT(self, offset) = Py_NewRef(value);
+    Py_XDECREF(old);
+    return 0;
+}
+
+static PyGetSetDef received_count = {"received", count_get, count_set, "Bytes taken from the kernel so far.", NULL};
+static PyGetSetDef sent_count = {"sent", count_get, count_set, "Bytes given to the kernel so far.", &sent_count};
+
+static int replace_attribute(PyObject *type, PyGetSetDef *definition) {
+    PyObject *descriptor = PyDescr_NewGetSet((PyTypeObject *)type, definition);
+    if (descriptor == NULL)
+        return -1;
+    int failed = PyObject_SetAttrString(type, definition->name, descriptor);
+    Py_DECREF(descriptor);
+    return failed;
+}
+
+/* Raises the error that two waiters for one direction get. */
+int raise_conflict(Channel *channel, PyObject *waiter) {
+    PyObject *result = PyObject_CallMethod((PyObject *)channel, "claim_reader", "O", waiter);
+    Py_XDECREF(result);
+    return -1;
+}
+
+/* The channel by which this socket waits in this poller, if nothing has to be thought about first; borrowed. */
+Channel *usable_channel(PyObject *socket, PyObject *poller) {
+    PyObject *channel = SLOT(socket, socket_channel);
+    if (channel == NULL || !Py_IS_TYPE(channel, &Channel_Type) || ((Channel *)channel)->poller != poller)
+        return NULL;
+    return (Channel *)channel;
+}
+
+/* The error of a call of the kernel's, or the one that tells that the socket was closed while someone waited on it. */
+void raise_errno(Channel *channel) {
+    if (errno == EBADF && slot_of((PyObject *)channel, offsetof(Channel, poller)) == NULL)
+        PyErr_SetNone(closed_error);
+    else
+        PyErr_SetFromErrno(PyExc_OSError);
+}
+
+/* One more operation that did not wait: after too many the next call gives the others a turn, by way of the pure twin. */
+static void lengthen_streak(PyObject *socket, Channel *channel) {
+    if (++channel->streak >= STREAK) {
+        PyObject *old = SLOT(socket, socket_channel);
+        SLOT(socket, socket_channel) = Py_NewRef(Py_None);
+        Py_XDECREF(old);
+    }
+}
+
+enum outcome receive_now(PyObject *socket, Channel *channel, Py_ssize_t size, PyObject **data) {
+    PyObject *bytes = NULL;
+    char *buffer = scratch;
+    ssize_t taken;
+    if (slot_of((PyObject *)channel, offsetof(Channel, poller)) == NULL) {
+        errno = EBADF; /* closed: the number may be another's by now */
+        raise_errno(channel);
+        return FAILED;
+    }
+    if (channel->large || size > (Py_ssize_t)sizeof scratch) {
+        bytes = PyBytes_FromStringAndSize(NULL, size);
+        if (bytes == NULL)
+            return FAILED;
+        buffer = PyBytes_AS_STRING(bytes);
+    }
+    do
+        taken = recv(channel->fd, buffer, size, MSG_DONTWAIT);
+    while (taken < 0 && errno == EINTR && PyErr_CheckSignals() == 0);
+    if (taken < 0) {
+        Py_XDECREF(bytes);
+        if (errno == EAGAIN || errno == EWOULDBLOCK) {
+            channel->readable = 0;
+            return WAIT;
+        }
+        if (!PyErr_Occurred())
+            raise_errno(channel);
+        return FAILED;
+    }
+    if (bytes == NULL)
+        bytes = PyBytes_FromStringAndSize(buffer, taken);
+    else if (taken != size)
+        _PyBytes_Resize(&bytes, taken);
+    if (bytes == NULL)
+        return FAILED;
+    channel->received += taken;
+    channel->large = taken >= LARGE;
+    /* A short read has emptied the buffer of a stream; after a hang-up, which is told once, one must go on trying. */
+    if (taken < size && !channel->hangup && SLOT(socket, socket_short_is_empty) == Py_True)
+        channel->readable = 0;
+    else
+        lengthen_streak(socket, channel);
+    *data = bytes;
+    return DONE;
+}
+
+/* Sends bytes, once. WAIT where the kernel took less than all; taken tells how much. */
+enum outcome send_now(PyObject *socket, Channel *channel, PyObject *data, Py_ssize_t *taken) {
+    ssize_t size = PyBytes_GET_SIZE(data), sent;
+    *taken = 0;
+    do
+        sent = send(channel->fd, PyBytes_AS_STRING(data), size, MSG_DONTWAIT | MSG_NOSIGNAL);
+    while (sent < 0 && errno == EINTR && PyErr_CheckSignals() == 0);
+    if (sent < 0) {
+        if (errno == EAGAIN || errno == EWOULDBLOCK) {
+            channel->writable = 0;
+            return WAIT;
+        }
+        if (!PyErr_Occurred())
+            raise_errno(channel);
+        PyObject *type, *error, *traceback;
+        PyErr_Fetch(&type, &error, &traceback);
+        PyErr_NormalizeException(&type, &error, &traceback);
+        PyObject_SetAttr(error, name_bytes_sent, zero);
+        PyErr_Restore(type, error, traceback);
+        return FAILED;
+    }
+    channel->sent += sent;
+    *taken = sent;
+    if (sent < size) {
+        channel->writable = 0;
+        return WAIT;
+    }
+    lengthen_streak(socket, channel);
+    return DONE;
+}
+
+/* Parks the green thread until the channel may be read. */
+static int park_reader(Channel *channel, PyObject *green) {
+    if (is_somebody(channel->reader) && channel->reader != green)
+        return raise_conflict(channel, green);
+    channel->streak = 0;
+    Py_XSETREF(channel->reader, Py_NewRef(green));
+    PyObject *result = GREENLET_SWITCH(SLOT(green, green_hub));
+    if (result == NULL) {
+        if (channel->reader == green)
+            Py_CLEAR(channel->reader);
+        return -1;
+    }
+    Py_DECREF(result);
+    return 0;
+}
+
+static PyObject *recv_green(PyObject *self, Channel *channel, PyObject *green, Py_ssize_t size) {
+    PyObject *data = NULL;
+    enum outcome outcome = WAIT;
+    Py_INCREF(channel);
+    for (;;) {
+        if (channel->readable) {
+            outcome = receive_now(self, channel, size, &data);
+            if (outcome != WAIT)
+                break;
+        }
+        if (park_reader(channel, green) < 0)
+            break;
+    }
+    Py_DECREF(channel);
+    return outcome == DONE ? data : NULL;
+}
+
+/* In a plain thread: the standard library's, and the count. */
+static PyObject *recv_plain(PyObject *self, PyObject *const *args, Py_ssize_t count) {
+    PyObject *call[3] = {self, count > 0 ? args[0] : NULL, count > 1 ? args[1] : NULL};
+    PyObject *data = PyObject_Vectorcall(plain_recv, call, count + 1, NULL);
+    if (data == NULL)
+        return NULL;
+    PyObject *old = SLOT(self, socket_received), *sum;
+    sum = old ? PyLong_FromLongLong(PyLong_AsLongLong(old) + PyBytes_GET_SIZE(data)) : NULL;
+    if (sum == NULL) {
+        Py_DECREF(data);
+        return NULL;
+    }
+    SLOT(self, socket_received) = sum;
+    Py_DECREF(old);
+    return data;
+}
+
+static PyObject *call_pure(PyObject *function, PyObject *self, PyObject *const *args, Py_ssize_t count) {
+    PyObject *call[8];
+    if (count > 7) {
+        PyErr_SetString(PyExc_TypeError, "too many arguments");
+        return NULL;
+    }
+    call[0] = self;
+    for (Py_ssize_t i = 0; i < count; i++)
+        call[i + 1] = args[i];
+    return PyObject_Vectorcall(function, call, count + 1, NULL);
+}
+
+static PyObject *socket_recv(PyObject *self, PyObject *const *args, Py_ssize_t count) {
+    PyObject *green = GREENLET_CURRENT(), *result;
+    if (green == NULL)
+        return NULL;
+    if (!Py_IS_TYPE(green, green_type)) {
+        Py_DECREF(green);
+        if (SLOT(self, socket_switched) == Py_False && count == 1)
+            return recv_plain(self, args, count);
+        return call_pure(pure_recv, self, args, count);
+    }
+    Channel *channel = usable_channel(self, SLOT(green, green_poller));
+    Py_ssize_t size = count == 1 && channel != NULL && SLOT(self, socket_patience) == Py_None && PyLong_CheckExact(args[0])
+                          ? PyLong_AsSsize_t(args[0])
+                          : 0;
+    if (size == -1 && PyErr_Occurred())
+        PyErr_Clear();
+    if (size > 0 && size < ABSURD)
+        result = recv_green(self, channel, green, size);
+    else
+        result = call_pure(pure_recv, self, args, count);
+    Py_DECREF(green);
+    return result;
+}
+
+static PyObject *socket_sendall(PyObject *self, PyObject *const *args, Py_ssize_t count) {
+    PyObject *green = GREENLET_CURRENT();
+    if (green == NULL)
+        return NULL;
+    Channel *channel = Py_IS_TYPE(green, green_type) ? usable_channel(self, SLOT(green, green_poller)) : NULL;
+    Py_DECREF(green);
+    if (channel == NULL || !channel->writable || count != 1 || !PyBytes_CheckExact(args[0]))
+        return call_pure(pure_sendall, self, args, count);
+    Py_ssize_t taken;
+    switch (send_now(self, channel, args[0], &taken)) {
+    case DONE:
+        Py_RETURN_NONE;
+    case FAILED:
+        return NULL;
+    case WAIT:
+        break;
+    }
+    return PyObject_CallFunction(pure_send_from, "OOni", self, args[0], taken, 0);
+}
+
+static PyMethodDef recv_method = {"recv", (PyCFunction)(void (*)(void))socket_recv, METH_FASTCALL,
+                                  "recv(bufsize[, flags]) -> bytes"};
+static PyMethodDef sendall_method = {"sendall", (PyCFunction)(void (*)(void))socket_sendall, METH_FASTCALL,
+                                     "sendall(data[, flags])"};
+
+/* install_socket(socket class, green thread class, ClosedSocketError, recv of the standard library) */
+PyObject *install_socket(PyObject *module, PyObject *args) {
+    PyObject *type, *green, *closed, *plain;
+    if (!PyArg_ParseTuple(args, "O!O!OO", &PyType_Type, &type, &PyType_Type, &green, &closed, &plain))
+        return NULL;
+    if (find_slot(type, "_channel", &socket_channel) < 0 || find_slot(type, "_patience", &socket_patience) < 0 ||
+        find_slot(type, "_switched", &socket_switched) < 0 ||
+        find_slot(type, "_short_is_empty", &socket_short_is_empty) < 0 ||
+        find_slot(type, "_registered", &socket_registered) < 0 || find_slot(type, "received", &socket_received) < 0 || find_slot(type, "sent", &socket_sent) < 0 ||
+        find_slot(green, "hub", &green_hub) < 0 || find_slot(green, "poller", &green_poller) < 0)
+        return NULL;
+    green_type = (PyTypeObject *)Py_NewRef(green);
+    closed_error = Py_NewRef(closed);
+    plain_recv = Py_NewRef(plain);
+    name_bytes_sent = PyUnicode_InternFromString("bytes_sent");
+    zero = PyLong_FromLong(0);
+    pure_send_from = PyObject_GetAttrString(type, "_send_from");
+    if (replace_attribute(type, &received_count) < 0 || replace_attribute(type, &sent_count) < 0)
+        return NULL;
+    if (name_bytes_sent == NULL || zero == NULL || pure_send_from == NULL ||
+        replace_method(type, &recv_method, &pure_recv) < 0 || replace_method(type, &sendall_method, &pure_sendall) < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}

@@ -1,0 +1,54 @@
+"""Builds the native twin of the reactor's inner loop where that can be done; Jackfield works the same without it.
+
+``JACKFIELD_PURE=1`` leaves it out. ``JACKFIELD_SANITIZE=1`` builds it with the address and undefined-behaviour
+sanitizers, for the tests. Everything else about the package is in pyproject.toml.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+FLAGS = ["-std=c11", "-O2", "-fno-strict-aliasing", "-Wall", "-Wextra", "-Wno-unused-parameter"]
+FLAGS += ["-Wno-missing-field-initializers", "-Wno-cast-function-type", "-Werror"]
+SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g"]
+
+
+def asked_for(name: str) -> bool:
+    return os.environ.get(name, "") not in ("", "0")
+
+
+class BuildNative(build_ext):
+    """Builds it, or says in one line why not, and goes on."""
+
+    def build_extension(self, extension: Extension) -> None:
+        try:
+            super().build_extension(extension)
+        except Exception as error:
+            if asked_for("JACKFIELD_SANITIZE"):
+                raise
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            print(
+                f"jackfield: built without its native part ({reason}); it runs on the pure-Python one, somewhat slower. "
+                "For the native one install a C compiler and Python's headers, then install jackfield again.",
+                file=sys.stderr,
+            )
+
+    def copy_extensions_to_source(self) -> None:
+        self.extensions = [e for e in self.extensions if Path(self.get_ext_fullpath(e.name)).exists()]
+        super().copy_extensions_to_source()
+
+
+native = Extension(
+    "jackfield.reactor._native",
+    sources=sorted(str(path) for path in Path("native").glob("*.c")),
+    depends=["native/native.h"],
+    extra_compile_args=FLAGS + (SANITIZE if asked_for("JACKFIELD_SANITIZE") else []),
+    extra_link_args=SANITIZE[:1] if asked_for("JACKFIELD_SANITIZE") else [],
+    optional=True,
+)
+
+wanted = sys.platform == "linux" and not asked_for("JACKFIELD_PURE")
+setup(ext_modules=[native] if wanted else [], cmdclass={"build_ext": BuildNative})

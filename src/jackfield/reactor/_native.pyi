@@ -1,0 +1,16 @@
+"""The native twin, built from ``native/`` where there is a compiler. Its classes have the faces of the pure ones."""
+
+from typing import Any
+
+from .pure import Channel as Channel
+from .pure import Core as Core
+
+BATCH: int
+ROUNDS: int
+STREAK: int
+
+def install_poller(conflict: Any, /) -> None: ...
+def install_socket(socket: type, green: type, closed: type, recv: Any, /) -> None: ...
+def install_task(task: type, parked: object, enter: Any, leave: Any, tasks: dict[Any, Any] | None, /) -> None: ...
+def install_stream(stream: type, socket: type, current_task: Any, wait_in_future: Any, /) -> None: ...
+def alive() -> dict[str, int]: ...
