@@ -1,32 +1,39 @@
 """A large file from one process to another by ``sendfile`` and ``recvfile``: the same bytes, flat memory, how fast.
 
-    python benchmarks/file_transfer.py                     256 MiB: plain threads, green threads, and a plain loop
+    python benchmarks/file_transfer.py                     256 MiB: threads, green threads, coroutines, a plain loop
     python benchmarks/file_transfer.py --mib 8
 
 Sender and receiver are processes of their own on a TCP connection over loopback. ``loop`` is what one writes without
 these calls, a loop of ``recv`` and ``write`` on the standard library's sockets; the other speeds are given as a ratio
-to it, of the same run. Prints one line of JSON; exit status 1 if a file did not arrive as it was, or if a process grew
-by more than the bound while it moved it. The memory of a process is what proc(5) calls its resident set: at most, while
-it ran, less what it was before.
+to it, of the same run; ``run.py`` compares with a C program instead. Prints one line of JSON; exit status 1 if a file
+did not arrive as it was, or if a process grew by more than the bound while it moved it. The memory of a process is what
+proc(5) calls its resident set: at most, while it ran, less what it was before.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import hashlib
 import json
 import platform
-import subprocess
+import socket as _socket_std
+import socketserver as _socketserver_std
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
+from build import program
+from processes import Void, child, python
+
 import jackfield
 from jackfield import socket, socketserver
+from jackfield.connecting import async_connect
+from jackfield.streams import AsyncSocket
 
 MIB = 1 << 20
 
@@ -36,7 +43,7 @@ CHUNK = 65536
 #: Seconds that one transfer may take, and a process to start or end.
 SOON = 60.0
 
-WAYS = ("thread", "green", "loop")
+WAYS = ("thread", "green", "async", "loop")
 
 
 # -- memory ------------------------------------------------------------------------------------------------------------
@@ -104,16 +111,34 @@ class Receiver(socketserver.StreamRequestHandler[Any]):
         self.wfile.write(b"%d\n" % growth.kib())
 
 
+class AsyncReceiver(socketserver.AsyncStreamRequestHandler[Any]):
+    """The same as a coroutine."""
+
+    path: str
+
+    async def handle(self) -> None:
+        growth = Growth()
+        with open(self.path, "wb") as file:
+            await self.request.recvfile(file)
+        await self.wfile.write(b"%d\n" % growth.kib())
+
+
+SERVERS: dict[str, Any] = {
+    "thread": socketserver.ThreadingTCPServer,
+    "green": socketserver.GreenTCPServer,
+    "async": socketserver.AsyncTCPServer,
+    "loop": _socketserver_std.ThreadingTCPServer,
+}
+
+
 def serve(way: str, path: str, broken: str) -> None:
     """Receive one file; the port goes to standard output."""
-    Receiver.path = path
+    AsyncReceiver.path = Receiver.path = path
     Receiver.receive = BROKEN[broken] if broken else by_loop if way == "loop" else by_recvfile
-    kind: Any = socketserver.GreenTCPServer if way == "green" else socketserver.ThreadingTCPServer
-    if way == "loop":
-        import socketserver as socketserver_std
-
-        kind = socketserver_std.ThreadingTCPServer
-    with kind(("127.0.0.1", 0), Receiver) as server:
+    handler: Any = Receiver
+    if way == "async":
+        way, handler = ("green", Receiver) if broken else ("async", AsyncReceiver)
+    with SERVERS[way](("127.0.0.1", 0), handler) as server:
         print(server.server_address[1], flush=True)
         server.handle_request()
 
@@ -123,11 +148,7 @@ def serve(way: str, path: str, broken: str) -> None:
 
 def send(way: str, path: str, port: int) -> None:
     """Send one file, wait until the other side has it; seconds, and what either side has grown, to standard output."""
-    connect: Any = socket.create_connection
-    if way == "loop":
-        import socket as socket_std
-
-        connect = socket_std.create_connection
+    connect: Any = _socket_std.create_connection if way == "loop" else socket.create_connection
     with connect(("127.0.0.1", port)) as sock, open(path, "rb") as file:
         growth = Growth()
         started = time.monotonic()
@@ -138,9 +159,26 @@ def send(way: str, path: str, port: int) -> None:
             sock.sendfile(file)
         sock.shutdown(socket.SHUT_WR)
         with sock.makefile("rb") as answer:
-            receiver = int(answer.readline())
-        seconds = time.monotonic() - started
-    print(json.dumps({"seconds": seconds, "sender_growth_kib": growth.kib(), "receiver_growth_kib": receiver}))
+            receiver = answer.readline()
+        tell(time.monotonic() - started, growth, receiver)
+
+
+async def send_async(path: str, port: int) -> None:
+    """The same as a coroutine."""
+    sock = AsyncSocket(await async_connect(("127.0.0.1", port)))
+    with contextlib.closing(sock), open(path, "rb") as file:
+        growth = Growth()
+        started = time.monotonic()
+        await sock.sendfile(file)
+        sock.shutdown(socket.SHUT_WR)
+        receiver = await sock.recv(100)
+        tell(time.monotonic() - started, growth, receiver)
+
+
+def tell(seconds: float, growth: Growth, receiver: bytes) -> None:
+    """What ``transfer`` reads."""
+    grown = {"sender_growth_kib": growth.kib(), "receiver_growth_kib": int(receiver)}
+    print(json.dumps({"seconds": seconds, **grown}))
 
 
 # -- the run -----------------------------------------------------------------------------------------------------------
@@ -159,33 +197,33 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-@contextlib.contextmanager
-def child(*arguments: object) -> Iterator[subprocess.Popen[str]]:
-    """This script in a process of its own, which is gone at the end of the block."""
-    command = [sys.executable, __file__, *map(str, arguments)]
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
-    try:
-        yield process
-        process.wait(SOON)
-    finally:
-        process.kill()
-        process.wait()
-        assert process.stdout is not None
-        process.stdout.close()
-
-
-def transfer(way: str, source: Path, expected: str, target: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """The file once; what came of it."""
-    broken = options.broken if way != "loop" else None
-    with child("serve", way, target, broken or "") as receiver:
+def transfer(
+    way: str,
+    source: Path,
+    expected: str,
+    target: Path,
+    *,
+    broken: str | None = None,
+    processors: tuple[int | None, int | None] = (None, None),
+) -> dict[str, Any]:
+    """The file once, by one of WAYS or ``c``; what came of it. ``processors``: the receiver's and the sender's."""
+    at_receiver, at_sender = processors
+    if way == "c":
+        receive = [program("file_limit"), "receive", target]
+        deliver = [program("file_limit"), "send", source]
+    else:
+        receive = [*python("file_transfer.py", "serve", way, target, broken or "")]
+        deliver = [*python("file_transfer.py", "send", way, source)]
+    with child(*receive, processor=at_receiver) as receiver:
         assert receiver.stdout is not None
         line = receiver.stdout.readline()
         if not line:
-            raise SystemExit(f"the receiver ({way}) did not start; it says why above")
-        with child("send", way, source, int(line)) as sender:
+            raise Void(f"the receiver ({way}) did not start; it says why above")
+        with child(*deliver, int(line), processor=at_sender) as sender:
             output, _ = sender.communicate(timeout=SOON)
+        receiver.wait(SOON)
     if sender.returncode or receiver.returncode:
-        raise SystemExit(f"the transfer ({way}) failed; it says why above")
+        raise Void(f"the transfer ({way}) failed; it says why above")
     found: dict[str, Any] = {"way": way, **json.loads(output), "same": digest(target) == expected}
     target.unlink()
     return found
@@ -198,7 +236,11 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
         source, target = Path(folder, "source"), Path(folder, "target")
         make_file(source, size)
         expected = digest(source)
-        runs = [transfer(way, source, expected, target, options) for _ in range(options.rounds) for way in WAYS]
+        runs = [
+            transfer(way, source, expected, target, broken=options.broken if way != "loop" else None)
+            for _ in range(options.rounds)
+            for way in WAYS
+        ]
     best: dict[str, float] = {way: min(run["seconds"] for run in runs if run["way"] == way) for way in WAYS}
     results = []
     for way in WAYS:
@@ -227,6 +269,8 @@ def main() -> int:
         way, path, port = sys.argv[2], sys.argv[3], int(sys.argv[4])
         if way == "green":
             jackfield.run(send, way, path, port)
+        elif way == "async":
+            asyncio.run(send_async(path, port))
         else:
             send(way, path, port)
         return 0
@@ -238,7 +282,10 @@ def main() -> int:
     parser.add_argument("--folder", help="where the file and its copy lie; the folder for temporary files by default")
     parser.add_argument("--broken", choices=BROKEN, help="a receiver that does it wrong: shows that it is found")
     options = parser.parse_args()
-    results = measure(options)
+    try:
+        results = measure(options)
+    except Void as error:
+        raise SystemExit(str(error)) from None
     ok = all(result["same"] and result["flat"] for result in results)
     print(
         json.dumps(

@@ -14,18 +14,15 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import platform
-import resource
 import select
 import signal
 import socket as _socket_std
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
+
+from processes import SOON, child, descriptors, memory, python, raise_limit
 
 import jackfield
 
@@ -37,9 +34,6 @@ TEXT = b"all work and no play makes jack a dull boy; all play and no work"
 
 #: Descriptors that a process needs beside its connections.
 SPARE = 100
-
-#: Seconds that the server has to let go of connections that the client has closed, and to start and stop.
-SOON = 20.0
 
 
 # -- the server --------------------------------------------------------------------------------------------------------
@@ -194,16 +188,7 @@ def exchange_all(sockets: list[_socket_std.socket], exchanges: int, deadline: fl
     return replies, wrong
 
 
-# -- what is known of a process ----------------------------------------------------------------------------------------
-
-
-def memory(pid: int) -> int:
-    """Bytes that a process has in memory (proc(5), statm)."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize()
-
-
-def descriptors(pid: int) -> int:
-    return len(os.listdir(f"/proc/{pid}/fd"))
+# -- what settles ------------------------------------------------------------------------------------------------------
 
 
 def settled_down(pid: int) -> int:
@@ -224,45 +209,18 @@ def settled(count: Any, wanted: int) -> int:
     return found
 
 
-def raise_limit() -> int:
-    """The soft limit of descriptors raised to the hard one; what it is now."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return hard if hard != resource.RLIM_INFINITY else sys.maxsize
-
-
 # -- the run -----------------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def child(*arguments: object) -> Iterator[subprocess.Popen[str]]:
-    """This script in a process of its own, which is gone at the end of the block."""
-    command = [sys.executable, __file__, *map(str, arguments)]
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.terminate()
-        try:
-            process.wait(SOON)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        assert process.stdout is not None
-        process.stdout.close()
 
 
 def measure(mode: str, options: argparse.Namespace) -> dict[str, Any]:
     """One server, one client: what came of it."""
-    with child("serve", mode, options.broken or "") as server:
+    with child(*python("many_connections.py", "serve", mode, options.broken or "")) as server:
         assert server.stdout is not None
         line = server.stdout.readline()
         if not line:
             raise SystemExit(f"the {mode} server did not start; it says why above")
         arguments = (int(line), server.pid, options.connections, options.exchanges, options.seconds)
-        with child("talk", *arguments) as client:
+        with child(*python("many_connections.py", "talk", *arguments)) as client:
             output, _ = client.communicate(timeout=2 * options.seconds + 2 * SOON)
             if client.returncode:
                 raise SystemExit("the client failed; it says why above")

@@ -1,31 +1,17 @@
-"""The scripts under ``benchmarks/`` in a small form: they hold what they promise, and they find what is broken."""
+"""The scripts under ``benchmarks/`` that prove a size, in a small form: they hold it, and they find what is broken."""
 
 from __future__ import annotations
 
 import json
 import resource
 import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
-
-SCRIPTS = Path(__file__).parents[2] / "benchmarks"
-SECONDS = 50.0
+from benchmarks_support import run
 
 FEW = ["--connections", "200", "--seconds", "20"]
 SMALL = ["--mib", "8", "--growth-mib", "4", "--rounds", "1"]
-
-
-def run(script: str, *options: str, descriptors: int | None = None) -> subprocess.CompletedProcess[str]:
-    """A script to its end, with so many descriptors at most."""
-    command = [sys.executable, str(SCRIPTS / script), *options]
-    if descriptors is not None:
-        command = ["sh", "-c", f'ulimit -n {descriptors}; exec "$@"', "sh", *command]
-    return subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=SECONDS, check=False
-    )
 
 
 def report(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
@@ -72,7 +58,7 @@ def test_file_transfer() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     found = report(done)
     assert found["ok"] and found["bytes"] == 8 << 20
-    assert [way["way"] for way in found["ways"]] == ["thread", "green", "loop"]
+    assert [way["way"] for way in found["ways"]] == ["thread", "green", "async", "loop"]
     for way in found["ways"]:
         assert way["same"] and way["flat"]
         assert way["ratio_to_loop"] > 0
@@ -82,10 +68,10 @@ def test_file_transfer() -> None:
 def test_memory_that_is_not_flat_is_found() -> None:
     done = run("file_transfer.py", *SMALL, "--broken", "memory")
     assert done.returncode == 1
-    assert [way["flat"] for way in report(done)["ways"]] == [False, False, True]
+    assert [way["flat"] for way in report(done)["ways"]] == [False, False, False, True]
 
 
 def test_a_file_that_is_not_the_same_is_found() -> None:
     done = run("file_transfer.py", *SMALL, "--broken", "byte")
     assert done.returncode == 1
-    assert [way["same"] for way in report(done)["ways"]] == [False, False, True]
+    assert [way["same"] for way in report(done)["ways"]] == [False, False, False, True]
