@@ -11,7 +11,7 @@ from pathlib import Path
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-FLAGS = ["-std=c11", "-O2", "-fno-strict-aliasing", "-Wall", "-Wextra", "-Wno-unused-parameter"]
+FLAGS = ["-std=gnu11", "-O2", "-fno-strict-aliasing", "-Wall", "-Wextra", "-Wno-unused-parameter"]
 FLAGS += ["-Wno-missing-field-initializers", "-Wno-cast-function-type", "-Werror"]
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g"]
 
@@ -31,7 +31,7 @@ class BuildNative(build_ext):
                 raise
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             print(
-                f"jackfield: built without its native part ({reason}); it runs on the pure-Python one, somewhat slower. "
+                f"jackfield: built without its native part ({reason}); it runs on the one in Python, slower. "
                 "For the native one install a C compiler and Python's headers, then install jackfield again.",
                 file=sys.stderr,
             )

@@ -6,6 +6,7 @@ void **greenlet_api;
 PyObject *install_poller(PyObject *module, PyObject *function);
 int prepare_poller(void);
 int prepare_streams(void);
+int prepare_datagrams(void);
 
 /* The offset of a name of __slots__ in the instances of a class. */
 int find_slot(PyObject *type, const char *name, Py_ssize_t *offset) {
@@ -36,7 +37,8 @@ int replace_method(PyObject *type, PyMethodDef *method, PyObject **pure) {
 }
 
 static PyObject *alive(PyObject *module, PyObject *unused) {
-    return Py_BuildValue("{snsnsn}", "Channel", alive_channels, "Core", alive_cores, "Receive", alive_receives);
+    return Py_BuildValue("{snsnsnsn}", "Channel", alive_channels, "Core", alive_cores, "Receive", alive_receives,
+                         "Sending", alive_sendings);
 }
 
 static PyMethodDef functions[] = {
@@ -44,6 +46,11 @@ static PyMethodDef functions[] = {
     {"install_socket", install_socket, METH_VARARGS, NULL},
     {"install_task", install_task, METH_VARARGS, NULL},
     {"install_stream", install_stream, METH_VARARGS, NULL},
+    {"install_datagrams", install_datagrams, METH_VARARGS, NULL},
+    {"install_sendto", install_sendto, METH_VARARGS, NULL},
+    {"install_stream_sendto", install_stream_sendto, METH_VARARGS, NULL},
+    {"receive_datagrams", (PyCFunction)(void (*)(void))receive_datagrams, METH_FASTCALL, NULL},
+    {"send_from", (PyCFunction)(void (*)(void))send_from, METH_FASTCALL, NULL},
     {"alive", alive, METH_NOARGS, "How many objects of each native type live."},
     {NULL},
 };
@@ -58,7 +65,7 @@ static struct PyModuleDef definition = {
 
 PyMODINIT_FUNC PyInit__native(void) {
     greenlet_api = PyCapsule_Import("greenlet._C_API", 0);
-    if (greenlet_api == NULL || prepare_poller() < 0 || prepare_streams() < 0)
+    if (greenlet_api == NULL || prepare_poller() < 0 || prepare_streams() < 0 || prepare_datagrams() < 0)
         return NULL;
     PyObject *module = PyModule_Create(&definition);
     if (module == NULL)

@@ -36,10 +36,11 @@ typedef struct {
     int epoll;
     char dispatching;
     int position, count; /* in events */
+    int misses, skipped;  /* of lingering */
     long long rounds;
     PyObject *channels, *runnable, *current;
     PyObject *loop, *entered; /* the task that asyncio holds for the current one, and its loop */
-    Channel **table; /* channels by descriptor, borrowed from the dictionary */
+    Channel **table; /* channels by descriptor; it holds them too, as the dictionary is anybody's to change */
     int table_size;
     struct epoll_event *events;
 } Core;
@@ -52,6 +53,7 @@ typedef struct {
     Py_ssize_t size;
     PyObject *task;   /* the driven task that waits in the channel */
     PyObject *future; /* what any other task waits for */
+    char yielded;     /* and nobody has taken it up yet: it may be asked to become that future */
 } Receive;
 
 extern PyTypeObject Channel_Type, Core_Type, Receive_Type, Done_Type;
@@ -95,5 +97,13 @@ PyObject *install_task(PyObject *module, PyObject *args);
 
 /* streams.c */
 PyObject *install_stream(PyObject *module, PyObject *args);
+
+/* datagrams.c */
+extern Py_ssize_t alive_sendings;
+PyObject *install_datagrams(PyObject *module, PyObject *args);
+PyObject *install_sendto(PyObject *module, PyObject *args);
+PyObject *install_stream_sendto(PyObject *module, PyObject *args);
+PyObject *receive_datagrams(PyObject *module, PyObject *const *args, Py_ssize_t count);
+PyObject *send_from(PyObject *module, PyObject *const *args, Py_ssize_t count);
 
 #endif

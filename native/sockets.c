@@ -48,6 +48,8 @@ static int count_set(PyObject *self, PyObject *value, void *which) {
         PyErr_SetString(PyExc_TypeError, "a count of bytes is a whole number");
         return -1;
     }
+    if (PyLong_AsLongLong(value) == -1 && PyErr_Occurred())
+        return -1; /* it is added to as a number of C */
     if (registered != NULL && Py_IS_TYPE(registered, &Channel_Type))
         *(which ? &((Channel *)registered)->sent : &((Channel *)registered)->received) = 0;
     SLOT(self, offset) = Py_NewRef(value);
@@ -119,12 +121,13 @@ enum outcome receive_now(PyObject *socket, Channel *channel, Py_ssize_t size, Py
     while (taken < 0 && errno == EINTR && PyErr_CheckSignals() == 0);
     if (taken < 0) {
         Py_XDECREF(bytes);
+        if (PyErr_Occurred())
+            return FAILED; /* a signal handler raised, and errno is its own */
         if (errno == EAGAIN || errno == EWOULDBLOCK) {
             channel->readable = 0;
             return WAIT;
         }
-        if (!PyErr_Occurred())
-            raise_errno(channel);
+        raise_errno(channel);
         return FAILED;
     }
     if (bytes == NULL)
@@ -152,7 +155,7 @@ enum outcome send_now(PyObject *socket, Channel *channel, PyObject *data, Py_ssi
         sent = send(channel->fd, PyBytes_AS_STRING(data), size, MSG_DONTWAIT | MSG_NOSIGNAL);
     while (sent < 0 && errno == EINTR && PyErr_CheckSignals() == 0);
     if (sent < 0) {
-        if (errno == EAGAIN || errno == EWOULDBLOCK) {
+        if (!PyErr_Occurred() && (errno == EAGAIN || errno == EWOULDBLOCK)) {
             channel->writable = 0;
             return WAIT;
         }

@@ -64,6 +64,7 @@ static PyObject *receive_make(PyObject *socket, Channel *channel, Py_ssize_t siz
     self->channel = (Channel *)Py_NewRef((PyObject *)channel);
     self->size = size;
     self->task = self->future = NULL;
+    self->yielded = 0;
     PyObject_GC_Track(self);
     return (PyObject *)self;
 }
@@ -77,8 +78,9 @@ static int receive_traverse(Receive *self, visitproc visit, void *arg) {
 }
 
 static int receive_clear(Receive *self) {
-    Py_CLEAR(self->socket);
+    /* The channel first: without one it is done with, whatever code the end of the others runs. */
     Py_CLEAR(self->channel);
+    Py_CLEAR(self->socket);
     Py_CLEAR(self->task);
     Py_CLEAR(self->future);
     return 0;
@@ -88,10 +90,13 @@ static void receive_dealloc(Receive *self) {
     PyObject_GC_UnTrack(self);
     receive_clear(self);
     alive_receives--;
-    if (spares < (int)(sizeof spare / sizeof *spare))
+#ifndef __SANITIZE_ADDRESS__ /* which is to see each of them freed */
+    if (spares < (int)(sizeof spare / sizeof *spare)) {
         spare[spares++] = self;
-    else
-        PyObject_GC_Del(self);
+        return;
+    }
+#endif
+    PyObject_GC_Del(self);
 }
 
 /* No longer waits. */
@@ -115,6 +120,18 @@ static PySendResult conflicting(Receive *self) {
     return PYGEN_ERROR;
 }
 
+/* A task waits by this very object, and another one awaits it too. Nobody would resume the first one again. */
+static int is_awaited_twice(Receive *self) {
+    PyObject *task = PyObject_CallNoArgs(current_task);
+    if (task == NULL)
+        PyErr_Clear(); /* driven by hand, where no loop runs */
+    int twice = task != self->task;
+    Py_XDECREF(task);
+    if (twice)
+        PyErr_SetString(PyExc_RuntimeError, "this recv() is being awaited already");
+    return twice;
+}
+
 /* The future was resolved: by readiness, or it was cancelled, which is raised as awaiting it would. */
 static int leave_future(Receive *self) {
     PyObject *result = PyObject_CallMethod(self->future, "result", NULL);
@@ -128,8 +145,11 @@ static PySendResult receive_send(Receive *self, PyObject *value, PyObject **resu
         PyErr_SetString(PyExc_RuntimeError, "cannot reuse an awaited recv()");
         return PYGEN_ERROR;
     }
+    if (self->task != NULL && self->channel->reader == self->task && is_awaited_twice(self))
+        return PYGEN_ERROR;
     if (self->future != NULL && leave_future(self) < 0)
         return PYGEN_ERROR;
+    self->yielded = 0;
     enum outcome outcome = WAIT;
     if (self->channel->readable)
         outcome = receive_now(self->socket, self->channel, self->size, result);
@@ -137,6 +157,7 @@ static PySendResult receive_send(Receive *self, PyObject *value, PyObject **resu
         clear_stop();
         if (is_somebody(self->channel->reader) && self->channel->reader != self->task)
             return conflicting(self);
+        self->yielded = 1;
         *result = Py_NewRef((PyObject *)self);
         return PYGEN_NEXT;
     }
@@ -179,22 +200,37 @@ static PyObject *receive_close(Receive *self, PyObject *unused) {
 
 /* To a task of asyncio's, what was yielded is a future, told by its _asyncio_future_blocking: from the first such
  * question on it stands for one that is resolved when the channel may be read. */
-static int become_future(Receive *self) {
-    if (self->future == NULL && self->channel != NULL)
-        self->future = PyObject_CallOneArg(wait_in_future, (PyObject *)self->channel);
-    return self->future == NULL ? -1 : 0;
+static int become_future(Receive *self, PyObject *name) {
+    if (self->future != NULL)
+        return 1;
+    if (!self->yielded || self->task != NULL || !PyUnicode_Check(name) ||
+        PyUnicode_CompareWithASCIIString(name, "_asyncio_future_blocking") != 0)
+        return 0;
+    self->future = PyObject_CallOneArg(wait_in_future, (PyObject *)self->channel);
+    return self->future == NULL ? -1 : 1;
 }
 
 static PyObject *receive_getattr(Receive *self, PyObject *name) {
     PyObject *found = PyObject_GenericGetAttr((PyObject *)self, name);
     if (found != NULL || !PyErr_ExceptionMatches(PyExc_AttributeError) || self->channel == NULL)
         return found;
-    PyErr_Clear();
-    return become_future(self) < 0 ? NULL : PyObject_GetAttr(self->future, name);
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    int is_future = become_future(self, name);
+    if (is_future == 0) {
+        PyErr_Restore(type, value, traceback);
+        return NULL;
+    }
+    Py_XDECREF(type);
+    Py_XDECREF(value);
+    Py_XDECREF(traceback);
+    return is_future < 0 ? NULL : PyObject_GetAttr(self->future, name);
 }
 
 static int receive_setattr(Receive *self, PyObject *name, PyObject *value) {
-    return become_future(self) < 0 ? -1 : PyObject_SetAttr(self->future, name, value);
+    if (self->future != NULL)
+        return PyObject_SetAttr(self->future, name, value);
+    return PyObject_GenericSetAttr((PyObject *)self, name, value);
 }
 
 static PyAsyncMethods receive_async = {.am_await = PyObject_SelfIter, .am_send = (sendfunc)receive_send};

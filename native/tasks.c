@@ -85,7 +85,7 @@ static int run_step(PyObject *task) {
     PyObject *context = SLOT(task, task_context), *yielded = NULL;
     int failed;
     if (PyContext_Enter(context) < 0)
-        return -1;
+        return step_failed(task);
     PySendResult status = PyIter_Send(SLOT(task, task_coro), Py_None, &yielded);
     if (status == PYGEN_ERROR) {
         PyObject *type, *error, *traceback;
@@ -95,7 +95,7 @@ static int run_step(PyObject *task) {
         return step_failed(task);
     }
     if (PyContext_Exit(context) < 0)
-        failed = -1;
+        failed = step_failed(task);
     else if (yielded == parked)
         failed = 0; /* the pure twin has put it where it waits */
     else if (status == PYGEN_RETURN)

@@ -194,7 +194,7 @@ class BaseServer:
         try:
             taken = self.get_request()
         except OSError as error:
-            self.__error = error
+            self.__error = error.with_traceback(None)  # whose frames would hold all that they have in hand
             return False
         self.__take(taken)
         return True

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import socket as _socket_std
 import struct
-import threading
+import sys
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from .clock import MONOTONIC, Clock
 
 _RESET = struct.pack("ii", 1, 0)
-
+_INTERNET = (_socket_std.AF_INET, _socket_std.AF_INET6)
 
 #: Where tcpi_bytes_acked and tcpi_bytes_received stand in struct tcp_info (linux/tcp.h).
 _TCP_COUNTS = 120
@@ -26,12 +27,16 @@ class Connection:
     connection does not keep the socket alive: a handler that lets go of it ends it.
     """
 
-    __slots__ = ("__weakref__", "_clock", "_since", "_socket", "id", "listener", "peer")
+    __slots__ = ("__weakref__", "_clock", "_since", "_socket", "elsewhere", "id", "listener", "peer")
 
-    def __init__(self, id: int, sock: Any, peer: Any, listener: str, clock: Clock) -> None:
+    def __init__(
+        self, id: int, sock: Any, peer: Any, listener: str, clock: Clock = MONOTONIC, *, elsewhere: bool = False
+    ) -> None:
         self.id = id
         self.peer = peer
         self.listener = listener
+        #: Its handler is in another process, so that this one's socket object counts nothing.
+        self.elsewhere = elsewhere
         self._socket = weakref.ref(sock)
         self._clock = clock
         self._since = clock.now()
@@ -52,28 +57,23 @@ class Connection:
 
     @property
     def received(self) -> int:
-        """Bytes that the handler has taken from it so far; for a handler in another process, what the kernel has taken
-        (TCP only; 0 for a Unix socket there)."""
+        """Bytes that the handler has taken from it so far; 0 once it is closed. Where the socket does not count (a
+        handler in another process, an ``ssl.SSLSocket``), what the kernel has got (TCP only; 0 for a Unix socket)."""
         return self._counts()[0]
 
     @property
     def sent(self) -> int:
-        """Bytes that the kernel has taken for it so far; for a handler in another process, what the peer has
-        acknowledged (TCP only; 0 for a Unix socket there)."""
+        """Bytes that the kernel has taken for it so far; 0 once it is closed. Where the socket does not count, what the
+        peer has acknowledged (TCP only; 0 for a Unix socket)."""
         return self._counts()[1]
 
     def _counts(self) -> tuple[int, int]:
         sock = self.socket
         if sock is None:
             return 0, 0
-        received, sent = getattr(sock, "received", 0), getattr(sock, "sent", 0)
-        if not received and not sent and hasattr(_socket_std, "TCP_INFO"):
-            try:
-                info = sock.getsockopt(_socket_std.IPPROTO_TCP, _socket_std.TCP_INFO, _TCP_COUNTS + 16)
-                sent, received = struct.unpack_from("=QQ", info, _TCP_COUNTS)
-            except (OSError, struct.error):
-                pass  # no TCP, or a kernel before 4.1
-        return received, sent
+        if self.elsewhere or not hasattr(sock, "received"):
+            return _kernel_counts(sock)
+        return sock.received, sock.sent
 
     def close(self) -> None:
         """End it in both directions: whoever waits on it sees the end of the stream. From any thread."""
@@ -85,46 +85,112 @@ class Connection:
                 pass  # the peer was faster
 
     def abort(self) -> None:
-        """End it at once: what is still to be sent is thrown away (SO_LINGER of zero, socket(7)). The peer reads an end
-        and has a reset for what it sends after that."""
+        """End it at once: what is still to be sent is thrown away, and the peer has a reset. Whoever waits on it here
+        has ConnectionResetError or BrokenPipeError. From any thread.
+
+        A Unix socket knows no reset: there it is :meth:`close`. So it is for TCP where the system cannot dissolve a
+        connection that is in use (other systems than Linux, and a few kernels around 6.4 while a thread waits); the
+        reset then follows the end.
+        """
         sock = self.socket
-        if sock is not None:
+        if sock is None:
+            return
+        if sock.family in _INTERNET and not _dissolve(sock):
             try:
+                # close(2) then sends a reset in the place of what is left to be sent: SO_LINGER of zero, socket(7).
                 sock.setsockopt(_socket_std.SOL_SOCKET, _socket_std.SO_LINGER, _RESET)
             except OSError:
                 pass
-            self.close()
+        self.close()
+
+
+def _kernel_counts(sock: Any) -> tuple[int, int]:
+    """What the kernel has received for a TCP connection, and what the peer has acknowledged (tcp(7), TCP_INFO)."""
+    try:
+        info = sock.getsockopt(_socket_std.IPPROTO_TCP, _socket_std.TCP_INFO, _TCP_COUNTS + 16)
+        sent, received = struct.unpack_from("=QQ", info, _TCP_COUNTS)
+    except (AttributeError, OSError, struct.error):
+        return 0, 0  # no Linux, no TCP, or a kernel before 4.1
+    return received, sent
+
+
+def _dissolve(sock: Any) -> bool:
+    """Reset a TCP connection though others use its socket; False where that cannot be done.
+
+    On Linux, connect(2) to an address of family AF_UNSPEC dissolves the association, for TCP too: a reset is sent,
+    the queues are emptied, and whoever waits in a call or in epoll is woken with an error. A close(2) would have to
+    wait for the handler, and a shutdown(2) sends an end of stream before any reset. The socket module cannot express
+    such an address.
+    """
+    connect = _libc_connect()
+    try:
+        return connect is not None and connect(sock, bytes(16), 16) == 0
+    except OSError:
+        return False
+
+
+@functools.cache
+def _libc_connect() -> Callable[[Any, bytes, int], int] | None:
+    if not sys.platform.startswith("linux"):
+        return None
+    try:
+        import ctypes
+
+        class Descriptor:
+            """Takes the number from the socket in C."""
+
+            from_param = _socket_std.socket.fileno
+
+        # With the interpreter held throughout (PyDLL): between the look at the number and the call no other thread of
+        # this process can close the socket and have the number given to another connection.
+        connect = ctypes.PyDLL(None).connect
+        connect.argtypes = [Descriptor, ctypes.c_char_p, ctypes.c_int]  # type: ignore[list-item]
+    except (ImportError, OSError, AttributeError):
+        return None  # built without ctypes
+    return connect
 
 
 class Connections:
-    """The table of them. Entering and leaving cost the same however many there are; safe from any thread."""
+    """The table of them. Entering and leaving cost the same however many there are; safe from any thread.
 
-    def __init__(self, clock: Clock = MONOTONIC) -> None:
+    ``elsewhere``: the handlers are in other processes. There is no lock: one that another thread holds at the moment of
+    a fork would stay locked in the child for ever. Each step on the table is whole by itself.
+    """
+
+    def __init__(self, clock: Clock = MONOTONIC, *, elsewhere: bool = False) -> None:
         self._clock = clock
-        self._lock = threading.Lock()
+        self._elsewhere = elsewhere
         self._ids = itertools.count(1)
         self._by_socket: dict[int, Connection] = {}
         #: Connections that were ever entered.
         self.total = 0
 
     def enter(self, sock: Any, peer: Any, listener: str = "") -> Connection:
-        connection = Connection(next(self._ids), sock, peer, listener, self._clock)
+        connection = Connection(next(self._ids), sock, peer, listener, self._clock, elsewhere=self._elsewhere)
         self.total += 1
         self._by_socket[id(sock)] = connection
         return connection
+
+    def peer_of(self, sock: Any) -> Any:
+        """The peer that ``sock`` was entered with; None if it is not here."""
+        connection = self._by_socket.get(id(sock))
+        return None if connection is None else connection.peer
 
     def leave(self, sock: Any) -> None:
         """``sock`` is done with; nothing happens if it never was here."""
         self._by_socket.pop(id(sock), None)
 
     def _alive(self) -> list[Connection]:
-        with self._lock:
-            entries = list(self._by_socket.items())
-            for key, connection in entries:
+        alive = []
+        for key, connection in list(self._by_socket.items()):
+            if connection.socket is not None:
+                alive.append(connection)
+            elif self._by_socket.get(key) is connection:
                 # A server of the old kind may end a connection on a way of its own, without telling.
-                if connection.socket is None and self._by_socket.get(key) is connection:
-                    del self._by_socket[key]
-        return [connection for _, connection in entries if connection.socket is not None]
+                gone = self._by_socket.pop(key, connection)
+                if gone is not connection:
+                    self._by_socket[key] = gone  # a new socket came to the same id in between
+        return alive
 
     def __iter__(self) -> Iterator[Connection]:
         return iter(self._alive())

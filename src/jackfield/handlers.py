@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import socket as _socket_std
+from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Generic, TypeVar
 
 from .streams import AsyncReader, AsyncSocket, AsyncWriter
@@ -76,13 +77,20 @@ def serve_with(handler_class: Any, request: Any, client_address: Any, server: An
     So a subclass may prepare itself in ``__init__`` before or after it calls the base class's. Anything else that takes
     the three arguments (a function, a ``functools.partial``) is called as in the standard library.
     """
+    handler = prepared(handler_class, request, client_address, server)
+    if handler is not None:
+        run_handler(handler)
+
+
+def prepared(handler_class: Any, request: Any, client_address: Any, server: Any) -> Any | None:
+    """The handler, for ``run_handler()``; None where the call has done it all, as it does for a function."""
     if not (isinstance(handler_class, type) and issubclass(handler_class, BaseRequestHandler)):
         handler_class(request, client_address, server)
-        return
+        return None
     handler: Any = handler_class.__new__(handler_class)
     handler._waits_for_server = True
     handler.__init__(request, client_address, server)
-    run_handler(handler)
+    return handler
 
 
 class _SocketWriter(io.BufferedIOBase):
@@ -197,6 +205,15 @@ class AsyncRequestHandler(_OfServer[ServerT]):
 
     async def finish(self) -> None:
         """Awaited after ``handle``, whether it raised or not."""
+
+
+def life_of(handler: Any) -> Coroutine[Any, Any, None]:
+    """What ``handler.run()`` does; the coroutine of ``handle()`` itself where nothing else would be done around it."""
+    base = AsyncRequestHandler
+    for name in ("run", "setup", "finish"):
+        if getattr(getattr(handler, name), "__func__", None) is not getattr(base, name):
+            return handler.run()  # type: ignore[no-any-return]
+    return handler.handle()  # type: ignore[no-any-return]
 
 
 class AsyncStreamRequestHandler(AsyncRequestHandler[ServerT]):

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
 import socket as _socket_std
 import socketserver as _socketserver_std
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from .baseserver import BaseServer
 from .errors import MisuseError
 from .modes import AsyncCrew, Crew, Greens, Loop, Processes, Tasks, Threads
 from .reactor import current_reactor, in_green, run, watched
+from .socket import socket as _socket
 from .streams import AsyncSocket
 
 HAS_FORK = hasattr(os, "fork")
@@ -25,17 +27,35 @@ def _accepts(server: Any) -> bool:
     return bool(own if own is not None else server.socket_type != _socket_std.SOCK_DGRAM)
 
 
+#: What the standard library calls on the thread that serves.
+_OF_THE_SERVING_THREAD = (
+    "fileno", "get_request", "process_request", "service_actions", "verify_request", "_handle_request_noblock"
+)  # fmt: skip
+
+
+def _is_plain(server: Any) -> bool:
+    """True if accepting is nobody's business but ours: on our own socket, and by none of a user's hooks."""
+    home = __name__.partition(".")[0]
+    modules = (getattr(getattr(server, name), "__module__", None) or "" for name in _OF_THE_SERVING_THREAD)
+    return type(getattr(server, "socket", None)) is _socket and all(
+        module.partition(".")[0] == home for module in modules
+    )
+
+
 class ThreadingMixIn:
     """Mix-in: a thread for each connection. It comes first among the bases.
 
     Class variables: ``daemon_threads`` (False: the program waits for handlers at its end), ``block_on_close`` (True:
     ``server_close()`` waits for them), ``max_threads`` (None: no bound; a number: clients above it wait in the kernel's
-    queue). Datagrams are handled by at most ``max_threads``, or 64, threads, in order for each client.
+    queue), ``idle_thread_seconds`` (10: so long a thread waits for another connection before it ends, if the last one
+    left nothing on it; 0: each connection starts a thread). Datagrams are handled by at most ``max_threads``, or 64,
+    threads, in order for each client.
     """
 
     daemon_threads: bool = False
     block_on_close: bool = True
     max_threads: int | None = None
+    idle_thread_seconds: float = 10.0
     _most_workers: int = 64
 
     def _make_mode(self) -> Any:
@@ -49,7 +69,7 @@ class ThreadingMixIn:
         if mode is None:
             mode = self.__dict__["_mode_made"] = self._make_mode()
             mode.on_room = getattr(self, "_wake", None)
-        mode.limit, mode.daemon = self.max_threads, self.daemon_threads
+        mode.limit, mode.daemon, mode.idle_seconds = self.max_threads, self.daemon_threads, self.idle_thread_seconds
         return mode
 
     @property
@@ -72,6 +92,25 @@ class ThreadingMixIn:
     def _has_room(self) -> bool:
         # Datagrams are read in any case: the crew says which are dropped.
         return self.max_threads is None or not _accepts(self) or not self._mode.full
+
+    def _serving_begins(self, loop: Loop) -> None:
+        super()._serving_begins(loop)  # type: ignore[misc]
+        if not isinstance(self, GreenMixIn) and _accepts(self) and _is_plain(self):
+            self._mode.offer(self._take_another)
+
+    def _take_another(self) -> None:
+        """On a thread whose connection has ended. Where accepting is in trouble, it is left to the loop."""
+        if not self.stopping and not self._policy.in_trouble:  # type: ignore[attr-defined]
+            self._handle_request_noblock()  # type: ignore[attr-defined]
+
+    @contextlib.contextmanager
+    def _listener_unblocked(self) -> Iterator[None]:
+        with super()._listener_unblocked():  # type: ignore[misc]
+            try:
+                yield
+            finally:
+                if not isinstance(self, GreenMixIn):
+                    self._mode.offer(None)
 
     def _join_units(self, timeout: float | None) -> bool:
         return self._mode.join(timeout)  # type: ignore[no-any-return]
@@ -103,9 +142,12 @@ class ThreadingMixIn:
 
     def server_close(self) -> None:
         """Close the socket and, with ``block_on_close``, wait for the threads that are not daemons."""
+        self._mode.offer(None)
         super().server_close()  # type: ignore[misc]
         if self._waits_at_close:
             self._mode.join()
+        else:
+            self._mode.close()
 
 
 class GreenMixIn(ThreadingMixIn):

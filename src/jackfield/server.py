@@ -33,6 +33,9 @@ RESERVED_DESCRIPTORS = 64
 #: Seconds between being cut and being given up.
 CUT_SECONDS = 1.0
 
+#: Seconds for what was killed to be gone: on a busy machine it takes its time, and left unreaped it stays a zombie.
+KILLED_SECONDS = 10.0
+
 
 @dataclass(frozen=True, slots=True)
 class ServerInfo:
@@ -101,12 +104,13 @@ class Server:
         self._loop: Loop | None = None
         self._on_loop_here = False
         self._watched = -1
-        self._deadline: float | None = None
+        #: Those asked for, each earlier than those before it.
+        self._deadlines: list[float] = []
         self._since = 0.0
         self._stopped = threading.Event()
         self._waits: list[Any] = []
         self._error: BaseException | None = None
-        self._serial_cut: threading.Timer | None = None
+        self._serial_cuts: list[threading.Timer] = []
 
     def __repr__(self) -> str:
         return f"<Server {self.name} {self.mode} {self.state} on {', '.join(self._locations) or 'nothing yet'}>"
@@ -125,20 +129,28 @@ class Server:
                     opened.append(target)
                 else:
                     opened += open_listeners(target, backlog=self._backlog, reuse_port=self._reuse_port)
-        except BaseException:
+        except BaseException as error:
             for listener in opened:
                 listener.close()
+            self._error = error
             self._end(State.FAILED)
             raise
         self._service = Service(self.handler, self.mode, self._limit, opened, self)
         self._locations = tuple(listener.location for listener in opened)
+        if not self._not_begun:
+            self._service.close_listeners()  # a stop came meanwhile, and may have found nothing to close yet
         return self
 
     def start(self) -> Server:
         """Bind and serve; returns when it listens. In a coroutine or green thread, modes green and async serve on the
-        loop that runs there; everywhere else, and in every other mode, a background thread serves."""
+        loop that runs there; everywhere else, and in every other mode, a background thread serves.
+
+        Nothing happens if it serves already, or if a stop came first. MisuseError for one that has served and no longer
+        does, or that could not start.
+        """
         self.bind()
         if not self._begin():
+            self._refuse_a_second_life()
             return self
         if self.mode in ("green", "async") and (in_green() or loop_runs_here()):
             self._on_loop_here = True
@@ -149,7 +161,8 @@ class Server:
         return self
 
     def serve_forever(self) -> None:
-        """Bind, and serve on this thread until stopped. Raises what ended the serving, if an error did."""
+        """Bind, and serve on this thread until stopped. Raises what ended the serving, or kept it from starting, if an
+        error did. If it serves already, in the background, this waits for its end."""
         if not in_green() and loop_runs_here():
             raise MisuseError("serve_forever() would hold the loop that runs here; write server.start()")
         if self._life.state is State.SERVING:
@@ -166,7 +179,15 @@ class Server:
         read and thrown away. ``fd`` is non-blocking and open for as long as the server serves."""
         self._watched = fd
 
+    def _refuse_a_second_life(self) -> None:
+        state = self._life.state
+        if self._since and state is not State.SERVING:
+            # In silence the caller would believe that it serves.
+            raise MisuseError(f"{self.name} has served and is {state.value}: make a new Server") from self._error
+
     def _begin(self) -> bool:
+        if self._life.state is State.FAILED:
+            raise MisuseError(f"{self.name} has failed: make a new Server") from self._error
         try:
             self._not_begun.pop()
         except IndexError:
@@ -199,8 +220,14 @@ class Server:
                 self._loop = loop
                 if self._watched >= 0:
                     loop.watch(self._watched, partial(_read_all, self._watched))
-                while self._deadline is None and self._service.listeners:
-                    loop.turn(self._service.attend(loop))
+                while self._deadline is None:
+                    next_look = self._service.attend(loop)
+                    if not self._service.listeners:
+                        break
+                    loop.turn(next_look)
+                if self._deadline is None:
+                    self._error = self._service.lost
+                    self.stop()  # of its own accord, with the same patience
                 self._drain(loop)
         except BaseException as error:
             self._error = error
@@ -210,14 +237,18 @@ class Server:
         finally:
             self._loop = None
             loop.close()
-        self._end(State.STOPPED)
+        self._end(State.STOPPED if self._error is None else State.FAILED)
 
     # -- stopping ----------------------------------------------------------------------------------------------------
 
     @property
     def draining(self) -> bool:
         """True once a stop was asked for: a handler with a long life ends when it sees it."""
-        return self._deadline is not None
+        return bool(self._deadlines)
+
+    @property
+    def _deadline(self) -> float | None:
+        return min(self._deadlines, default=None)
 
     def stop(self, deadline: float | None = None) -> None:
         """Ask it to stop: it no longer listens, lets handlers finish for ``deadline`` seconds (``graceful_timeout`` if
@@ -226,8 +257,11 @@ class Server:
         From any thread, task, handler or signal handler, before, while and after it serves, any number of times: the
         earliest deadline holds.
         """
-        moment = time.monotonic() + (self.graceful_timeout if deadline is None else deadline)
-        self._deadline = moment if self._deadline is None else min(moment, self._deadline)
+        # No lock here, which the frame that a signal handler interrupts might hold: each step is whole by itself.
+        now = time.monotonic()
+        moment, before = now + (self.graceful_timeout if deadline is None else deadline), self._deadline
+        if before is None or moment < before:
+            self._deadlines.append(moment)
         self._service.stopping = True
         if self._life.state is State.NEW:
             try:
@@ -241,15 +275,24 @@ class Server:
         loop = self._loop
         if loop is not None:
             loop.wake()
-        if self.mode == "serial" and self._service.live:
+        if self.mode == "serial" and self._service.live and (before is None or moment < before):
             # The loop cannot see to the deadline while a handler runs on its thread.
-            if self._serial_cut is not None:
-                self._serial_cut.cancel()
-            cut = self._serial_cut = threading.Timer(max(0.0, self._deadline - time.monotonic()), self._cut)
+            cut = threading.Timer(max(0.0, moment - now), self._cut)
             cut.daemon = True
+            self._serial_cuts.append(cut)
+            if self._life.ended:
+                cut.cancel()  # it ended meanwhile, and may have been through the list before
             cut.start()
 
+    def _cancel_serial_cuts(self) -> None:
+        with contextlib.suppress(IndexError):
+            while True:
+                self._serial_cuts.pop().cancel()
+
     def _cut(self) -> None:
+        self._cancel_serial_cuts()
+        if not self._service.live:
+            return
         peers = ", ".join(ascii(connection.peer) for connection in self.connections[:10])
         _log.warning("%s: cuts %d of its handlers that have not finished: %s", self.name, self._service.live, peers)
         self._service.cut()
@@ -264,15 +307,25 @@ class Server:
         self._waits.append(wait)
         if self._stopped.is_set():
             wait.wake()
-        wait.wait(timeout)
+        try:
+            wait.wait(timeout)
+        finally:
+            self._forget(wait)
         return self._stopped.is_set()
 
     async def stopped(self) -> None:
         """Wait, in a coroutine, until it has stopped."""
         wait = AsyncWait()
         self._waits.append(wait)
-        if not self._stopped.is_set():
-            await wait.wait()
+        try:
+            if not self._stopped.is_set():
+                await wait.wait()
+        finally:
+            self._forget(wait)
+
+    def _forget(self, wait: Any) -> None:
+        with contextlib.suppress(ValueError):
+            self._waits.remove(wait)
 
     def _drain(self, loop: Loop) -> None:
         service = self._service
@@ -292,7 +345,7 @@ class Server:
             self._wait_idle(loop, lambda: given_up)
             if service.live and isinstance(service.units, Processes):
                 service.units.kill()
-                service.units.join(CUT_SECONDS)
+                service.units.join(KILLED_SECONDS)
         service.close_listeners()
         service.units.close()
 
@@ -305,9 +358,8 @@ class Server:
             loop.turn(left)
 
     def _end(self, state: State) -> None:
-        if self._serial_cut is not None:
-            self._serial_cut.cancel()
         self._life.move(state)
+        self._cancel_serial_cuts()
         self._stopped.set()
         waits, self._waits = self._waits, []
         for wait in waits:
@@ -382,6 +434,10 @@ def _read_all(fd: int) -> None:
 def _mode_for(handler: Any, mode: str) -> str:
     if mode not in MODES:
         raise MisuseError(f"no mode {mode!r}: write one of {', '.join(MODES)}")
+    if not callable(handler):
+        raise MisuseError(f"{handler!r} is no handler class: derive one from jackfield.BaseRequestHandler")
+    if inspect.iscoroutinefunction(handler):
+        raise MisuseError(f"{handler!r} is a coroutine function: make it handle() of an AsyncRequestHandler")
     is_async = inspect.iscoroutinefunction(getattr(handler, "handle", None))
     if mode == "auto":
         return "async" if is_async else "thread"
@@ -391,8 +447,6 @@ def _mode_for(handler: Any, mode: str) -> str:
         raise MisuseError(
             f"{handler!r} is no coroutine handler: derive it from AsyncRequestHandler, or serve it with mode='green'"
         )
-    if not callable(handler):
-        raise MisuseError(f"{handler!r} is no handler class: derive one from jackfield.BaseRequestHandler")
     return mode
 
 

@@ -33,7 +33,7 @@ def serve(handler: Any, *addresses: Any, **options: Any) -> None:
             server.serve_forever()
         finally:
             for number, action in before.items():
-                signal.signal(number, action)
+                signal.signal(number, signal.SIG_DFL if action is None else action)  # None: not installed by Python
 
 
 @contextlib.contextmanager

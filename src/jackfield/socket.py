@@ -58,9 +58,10 @@ class socket(_CooperativeSocket):
 
     def accept(self) -> tuple[socket, _Any]:
         """As ``socket.accept``. The new socket is blocking, or has the default timeout, whatever this one has."""
-        fd, address = self._accept()
+        # Nothing to wait for on a non-blocking one, which is what servers ask again and again.
+        fd, address = self._accept() if self._patience != 0.0 else _Raw._accept(self)  # type: ignore[attr-defined]
         family = _Raw.family.__get__(self)  # a plain number, where self.family is an enum made for each asking
-        sock = socket(family, _Raw.type.__get__(self), self.proto, fd)
+        sock = socket(family, _Raw.type.__get__(self), _Raw.proto.__get__(self), fd)
         sock._short_is_empty = family in _INTERNET
         return sock, address
 

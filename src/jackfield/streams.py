@@ -49,6 +49,9 @@ class AsyncSocket:
         #: The socket itself, with its blocking-style methods.
         self.socket = sock
         self._reactor = reactor or current_reactor()
+        channel = getattr(sock, "_channel", None)
+        if channel is not None and channel.poller is not self._reactor.poller:
+            sock._channel = None  # of another loop, which may be closed
 
     def __getattr__(self, name: str) -> Any:
         # What does not wait: getpeername, setsockopt, fileno, shutdown, close, family …
@@ -255,6 +258,7 @@ def _wait_in_future(channel: Channel) -> asyncio.Future[None]:
 
 if native is not None:
     native.install_stream(AsyncSocket, socket, asyncio.current_task, _wait_in_future)
+    native.install_stream_sendto(AsyncSocket, socket)
 
 
 @coroutine

@@ -9,10 +9,11 @@ import re
 #: machine that held it.
 _HELD = re.compile(r"^a handler has held the loop for .*\n(?:^ .*\n?)*", re.MULTILINE)
 
+# What is said of this process's terminal, its size too: readline exports that, and pytest imports readline.
+_TERMINAL = {"FORCE_COLOR", "NO_COLOR", "TERM", "LINES", "COLUMNS"}
 ENVIRONMENT = {
-    **{name: value for name, value in os.environ.items() if name not in ("FORCE_COLOR", "NO_COLOR", "TERM")},
+    **{name: value for name, value in os.environ.items() if name not in _TERMINAL},
     "PYTHONWARNINGS": "always::ResourceWarning,default::DeprecationWarning",  # on stderr, where the tests look
-    "PYTHONDONTWRITEBYTECODE": "1",
     "PYTHONUNBUFFERED": "1",
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import socket
 import socketserver as stdlib
 import struct
@@ -66,6 +67,66 @@ def test_threads_are_forgotten() -> None:
 
     assert serve_ten(stdlib) > 0
     assert serve_ten(ours) == 0
+
+
+def come_to_rest(server: Any) -> None:
+    """Until each thread of a server has ended, or waits."""
+    deadline = time.monotonic() + SECONDS
+    if isinstance(server, stdlib.BaseServer):
+        for thread in list(server._threads):
+            thread.join(SECONDS)
+        return
+    spares = server._mode._spares
+    while len(server._threads) or len(spares.staff) != len(spares._waiting):
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def test_threads_are_used_again() -> None:
+    local = threading.local()
+
+    def serve_four(module: Either, **attributes: Any) -> tuple[int, list[Any]]:
+        names: list[str] = []
+        seen: list[Any] = []
+
+        def handle(self: Any) -> None:
+            names.append(threading.current_thread().name)
+            if len(names) in (2, 3):  # only to look at such an object leaves something of it on the thread
+                seen.append(getattr(local, "left", None))
+                local.left = "for nobody"
+            echo(self)
+
+        server = type("Server", (module.ThreadingTCPServer,), attributes)(LOOPBACK, handler_in(module, handle))
+        with serving(server):
+            for _ in range(4):
+                assert ask(server.server_address) == b"?"
+                come_to_rest(server)
+        return len(set(names)), seen
+
+    assert serve_four(stdlib) == (4, [None, None])
+    # The first two share a thread. The second and the third leave something on theirs.
+    assert serve_four(ours, idle_thread_seconds=3600) == (3, [None, None])
+    assert serve_four(ours, idle_thread_seconds=0) == (4, [None, None])
+
+
+def test_what_the_system_keeps_on_a_thread() -> None:
+    def masks(module: Either, **attributes: Any) -> list[bool]:
+        found: list[bool] = []
+
+        def handle(self: Any) -> None:
+            found.append(signal.SIGUSR2 in signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2]))
+            echo(self)
+
+        server = type("Server", (module.ThreadingTCPServer,), attributes)(LOOPBACK, handler_in(module, handle))
+        with serving(server):
+            for _ in range(2):
+                assert ask(server.server_address) == b"?"
+                come_to_rest(server)
+        return found
+
+    assert masks(stdlib) == [False, False]
+    assert masks(ours, idle_thread_seconds=3600) == [False, True]
+    assert masks(ours, idle_thread_seconds=0) == [False, False]
 
 
 def test_thread_that_cannot_start(caplog: pytest.LogCaptureFixture) -> None:

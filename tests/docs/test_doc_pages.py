@@ -20,6 +20,8 @@ import pytest
 from doc_blocks import DOCS, Block, blocks_of
 from doc_support import ENVIRONMENT, complaints
 
+from ports import port_to_bind
+
 ROOT = DOCS.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.glob("*.md"))]
 SECONDS = 20.0
@@ -70,24 +72,18 @@ def test_excerpts_are_those_of_the_files(page: Path) -> None:
 )
 def test_servers_in_the_pages_serve(server: tuple[Path, Block], tmp_path: Path) -> None:
     _, block = server
-    port = free_port()
     program = tmp_path / "server.py"
-    program.write_text(block.text.replace("9999", str(port)))
-    with started([sys.executable, str(program)], tmp_path) as process:
-        with connected(port, process) as client:
-            client.sendall(b"hello\n")
-            assert client.recv(1024).strip() == b"HELLO"
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=SECONDS)
-        # A program that does not catch Ctrl-C ends by its exception, as every Python program does.
-        last = errors.strip().splitlines()[-1:]
-        assert last in ([], ["KeyboardInterrupt"]), errors
-
-
-def free_port() -> int:
-    """A port that nobody has; somebody may take it before the program does, and then the test says so."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
+    with port_to_bind() as port:
+        program.write_text(block.text.replace("9999", str(port)))
+        with started([sys.executable, str(program)], tmp_path) as process:
+            with connected(port, process) as client:
+                client.sendall(b"hello\n")
+                assert client.recv(1024).strip() == b"HELLO"
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=SECONDS)
+            # A program that does not catch Ctrl-C ends by its exception, as every Python program does.
+            last = errors.strip().splitlines()[-1:]
+            assert last in ([], ["KeyboardInterrupt"]), errors
 
 
 @contextlib.contextmanager
@@ -183,8 +179,8 @@ def talk_on_terminal(command: str, said: list[str]) -> None:
 
 def check_console(page: Path, folder: Path) -> list[str]:
     """Run the commands of a page, servers staying up until the next one; returns what was run."""
-    port, ran = free_port(), []
-    with contextlib.ExitStack() as servers:
+    ran = []
+    with port_to_bind() as port, contextlib.ExitStack() as servers:
         for block in consoles_in(page):
             for command, said in steps_of(block):
                 if not re.search(r"\bmake serve\b|\bjackfield (serve|connect)\b", command):

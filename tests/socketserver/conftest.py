@@ -8,15 +8,16 @@ import signal
 from collections.abc import Iterator
 
 import pytest
-from dropin_support import children
+from dropin_support import children, others
 
 
 @pytest.fixture(autouse=True)
 def leaves_no_process_behind() -> Iterator[None]:
     """Fails a test that leaves a child, running or not reaped, and ends it."""
-    before = children()
+    others.clear()
+    others.update(children())
     yield
-    left = children() - before
+    left = children()
     for pid in left:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket as _socket_std
 import struct
 import sys
+from _socket import socket as _Raw
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from jackfield.door.packetinfo import ANCILLARY_BYTES, PacketInfo, packet_info
+from jackfield.door.packetinfo import ANCILLARY_BYTES, PacketInfo, control_message, packet_info
+from jackfield.reactor.cooperative import CooperativeSocket
+from jackfield.reactor.twin import native
 
 __all__ = ["Datagram", "ReplySocket", "kernel_drops", "receive_batch", "reply_socket"]
 
@@ -17,7 +21,7 @@ LARGEST = 65535
 """Bytes; no UDP datagram is longer (its length field has 16 bits, RFC 768), so nothing is cut."""
 
 BUDGET = 64
-"""Datagrams read at one go before others get their turn."""
+"""Datagrams read at one go before others get their turn: the most that one call of the native twin reads."""
 
 # A peer's or a router's ICMP message shows up as an error of the next call on the socket, once (udp(7); the numbers are
 # those that Linux translates ICMP to).  It says something about a datagram sent earlier, nothing about this socket.
@@ -54,16 +58,44 @@ class Datagram(NamedTuple):
     local: PacketInfo | None
 
 
-def receive_batch(sock: _socket_std.socket, size: int = LARGEST, budget: int = BUDGET) -> Iterator[Datagram]:
-    """Yields what waits in the socket's queue, at most ``budget`` datagrams, without ever waiting.
+if native is not None:
+    native.install_datagrams(Datagram, packet_info)
 
-    Fewer than ``budget`` means that the queue was empty; exactly that many, that there may be more.
+_INTERNET = (int(_socket_std.AF_INET), int(_socket_std.AF_INET6))
+_family = _Raw.family.__get__  # the property of the standard library's class makes an enum of it, which takes longer
+_STRAIGHT = (CooperativeSocket.recvmsg, _Raw.recvmsg)  # what a class has that does nothing of its own on the way
+
+
+def receive_batch(sock: _socket_std.socket, size: int = LARGEST, budget: int = BUDGET) -> Iterable[Datagram]:
+    """What waits in the socket's queue, at most ``budget`` datagrams, without ever waiting.
+
+    None at all means that the queue was empty.
 
     :param sock: non-blocking, or blocking without a timeout.
     :param size: the longest message in bytes that is read whole.
     :raises OSError: the socket is closed (``EBADF``) or the machine is out of something (``ENOBUFS``, ``ENOMEM``);
         :class:`jackfield.door.accept.AcceptPolicy` sorts these too.  Errors that ICMP brings are passed over.
     """
+    if native is not None and type(sock).recvmsg in _STRAIGHT and _family(sock) in _INTERNET:
+        return _receive_natively(sock, size, budget)
+    return _receive_purely(sock, size, budget)
+
+
+def _receive_natively(sock: _socket_std.socket, size: int, budget: int) -> Iterable[Datagram]:
+    for _ in range(budget):
+        batch: list[Datagram] | int | None = native.receive_datagrams(sock, size, budget)
+        if batch is None:
+            break
+        if not isinstance(batch, int):
+            if batch and isinstance(sock, CooperativeSocket):
+                sock.received += sum([len(datagram[0]) for datagram in batch])
+            return batch
+        if batch not in _BROUGHT_BY_ICMP:
+            raise OSError(batch, os.strerror(batch))
+    return _receive_purely(sock, size, budget)
+
+
+def _receive_purely(sock: _socket_std.socket, size: int, budget: int) -> Iterator[Datagram]:
     # No room for ancillary data on a Unix socket: a peer could send open descriptors in it (SCM_RIGHTS, unix(7)), and
     # Python would hand out numbers that nobody closes.  Without room the kernel drops them.
     is_inet = sock.family in (_socket_std.AF_INET, _socket_std.AF_INET6)
@@ -141,6 +173,18 @@ class ReplySocket:
 
     def sendto(self, data: Any, *flags_and_address: Any) -> int:
         """``socket.sendto(data, address)`` or ``socket.sendto(data, flags, address)``."""
+        if native is not None and len(flags_and_address) == 1 and self._goes_home(flags_and_address[0]):
+            try:
+                # Nearly every answer; None where there is something to think about first.
+                straight: int | None = native.send_from(
+                    self._socket, data, flags_and_address[0], control_message(self._local)
+                )
+            except OSError as error:
+                if error.errno not in _NO_SUCH_SOURCE:
+                    raise
+            else:
+                if straight is not None:
+                    return straight
         flags_and_address = (*flags_and_address[:-1], *map(self._mapped, flags_and_address[-1:]))
         if 1 <= len(flags_and_address) <= 2 and self._goes_home(flags_and_address[-1]):
             flags = flags_and_address[0] if len(flags_and_address) == 2 else 0

@@ -8,13 +8,14 @@ client then gets an answer from somebody it never asked, and drops it.  ``IP_PKT
 from __future__ import annotations
 
 import contextlib
+import functools
 import socket as _socket_std
 import struct
 import sys
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-__all__ = ["ANCILLARY_BYTES", "PacketInfo", "enable_packet_info", "is_wildcard", "packet_info"]
+__all__ = ["ANCILLARY_BYTES", "PacketInfo", "control_message", "enable_packet_info", "is_wildcard", "packet_info"]
 
 # Python names IP_PKTINFO from 3.12 on; the number is part of the kernel's interface.
 _IP_PKTINFO: int | None = getattr(_socket_std, "IP_PKTINFO", {"linux": 8, "darwin": 26}.get(sys.platform))
@@ -23,6 +24,7 @@ _IPV6_RECVPKTINFO: int | None = getattr(_socket_std, "IPV6_RECVPKTINFO", None)
 
 _IN_PKTINFO = struct.Struct("=I4s4s")  # interface, the local address to answer from, the address in the header
 _IN6_PKTINFO = struct.Struct("=16sI")
+_CMSGHDR = struct.Struct("@Nii")  # its length, level and type
 _MAPPED = bytes(10) + b"\xff\xff"  # ::ffff:0:0/96, an IPv4 packet on an IPv6 socket
 
 # An IPv4 packet on an IPv6 socket brings both kinds.
@@ -65,6 +67,14 @@ class PacketInfo(NamedTuple):
         source = bytes(16) if multicast else self.source
         interface = self.interface if multicast or link_local else 0
         return _socket_std.IPPROTO_IPV6, _IPV6_PKTINFO, _IN6_PKTINFO.pack(source, interface)
+
+
+@functools.lru_cache(maxsize=256)
+def control_message(info: PacketInfo) -> bytes:
+    """:meth:`PacketInfo.control` as the kernel takes it: a header, and the data, padded (cmsg(3))."""
+    level, kind, data = info.control()
+    message = _CMSGHDR.pack(_socket_std.CMSG_LEN(len(data)), level, kind) + data
+    return message.ljust(_socket_std.CMSG_SPACE(len(data)), b"\0")
 
 
 def is_wildcard(family: int, sockaddr: Any) -> bool:

@@ -44,6 +44,11 @@ class PeerQueue(Generic[P, T]):
         return self._size
 
     @property
+    def idle(self) -> bool:
+        """Whether it knows no peer."""
+        return not self._in_hand and not self._waiting
+
+    @property
     def available(self) -> bool:
         """Whether :meth:`take` would give something."""
         return bool(self._turns)
@@ -52,6 +57,19 @@ class PeerQueue(Generic[P, T]):
     def in_hand(self) -> int:
         """How many items were taken and are not done."""
         return len(self._in_hand)
+
+    def knows(self, peer: P) -> bool:
+        """Whether an item of ``peer`` waits or is in hand, so that another has to wait behind it."""
+        return peer in self._in_hand or peer in self._waiting
+
+    def hold(self, peer: P) -> None:
+        """An item of ``peer`` that was never here is in hand: :meth:`done` when it is finished with.
+
+        :raises MisuseError: something of this peer is here already.
+        """
+        if self.knows(peer):
+            raise MisuseError(f"hold({peer!r}) with an item of that peer in the queue: put() and take() it")
+        self._in_hand.add(peer)
 
     def put(self, peer: P, item: T) -> bool:
         """Adds an item; False, and it is dropped and counted, where the queue is full.
@@ -83,6 +101,26 @@ class PeerQueue(Generic[P, T]):
         self._in_hand.add(peer)
         self._size -= 1
         return peer, item
+
+    def withdraw(self, peer: P, item: T) -> bool:
+        """Takes ``item``, the newest of ``peer``, out again; False where it is not waiting as that any more.
+
+        O(1) as long as no other peer has come into the turns since it was put.
+        """
+        waiting = self._waiting.get(peer)
+        if waiting is None or waiting[-1] is not item:
+            return False
+        waiting.pop()
+        self._size -= 1
+        if not waiting:
+            del self._waiting[peer]
+            if peer in self._in_hand:
+                pass  # not among the turns
+            elif self._turns[-1] == peer:
+                self._turns.pop()
+            else:
+                self._turns.remove(peer)
+        return True
 
     def done(self, peer: P) -> None:
         """The item of ``peer`` that was taken is finished with, so its next one may be handed out.

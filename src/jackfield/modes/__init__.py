@@ -1,5 +1,6 @@
 """How one admitted connection is run: serial, thread, process, green, async; one file each, one face."""
 
+from .batches import AsyncBatchCrew, Batch, GreenCrew
 from .datagrams import AsyncCrew, Crew
 from .greens import Greens
 from .loops import GreenLoop, Loop, PollLoop, open_loop
@@ -10,8 +11,11 @@ from .threads import Threads
 from .units import Mode, Units
 
 __all__ = [
+    "AsyncBatchCrew",
     "AsyncCrew",
+    "Batch",
     "Crew",
+    "GreenCrew",
     "GreenLoop",
     "Greens",
     "Loop",

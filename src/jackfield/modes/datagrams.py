@@ -33,15 +33,25 @@ class Crew:
         return self._queue.dropped
 
     def submit(self, peer: Any, work: Callable[..., Any], *args: Any) -> bool:
-        """Have ``work(*args)`` done after what is there from ``peer`` already. False if it was dropped."""
+        """Have ``work(*args)`` done after what is there from ``peer`` already. False if it was dropped.
+
+        What the mode raises where the system gives no unit, and none is at work; ``work`` is not called then.
+        """
+        entry = (work, args)
         with self._lock:
-            if not self._queue.put(peer, (work, args)):
+            if not self._queue.put(peer, entry):
                 return False
-            # A worker that is not in the middle of a datagram takes this one next.
-            if self._workers > self._queue.in_hand or self._workers >= self._limit:
+            # A worker that is not in the middle of a datagram takes this one next; or one that is, of the same peer.
+            if not self._queue.available or self._workers > self._queue.in_hand or self._workers >= self._limit:
                 return True
             self._workers += 1
-        self._hire()
+        try:
+            self._hire()
+        except BaseException:
+            with self._lock:
+                lost = self._queue.withdraw(peer, entry)  # or a worker was there, and took it, before this one failed
+            if lost:
+                raise
         return True
 
     def _hire(self) -> None:

@@ -6,8 +6,6 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from greenlet import getcurrent
-
 from ..reactor import GreenExit, GreenThread, Reactor, current_reactor, in_green, spawn_on
 from .units import Units, report
 
@@ -18,23 +16,18 @@ class Greens(Units[GreenThread]):
     def __init__(self, limit: int | None = None, reactor: Reactor | None = None) -> None:
         super().__init__(limit)
         self._reactor = reactor
+        self._told = self._unit_ended  # one object for all
 
     def start(self, work: Callable[..., Any], *args: Any) -> None:
         reactor = self._reactor or current_reactor()
-        self.add(spawn_on(reactor, self._run, (work, args)))
+        self.add(spawn_on(reactor, work, args, on_end=self._told))
 
-    def _run(self, work: Callable[..., Any], args: tuple[Any, ...]) -> None:
-        try:
-            work(*args)
-        except GreenExit:
-            pass
-        except KeyboardInterrupt:
-            raise  # Ctrl-C met this one; it is the first green thread's
-        except BaseException as error:
+    def _unit_ended(self, green: GreenThread, error: BaseException | None) -> None:
+        # A Ctrl-C that met this one is the first green thread's.
+        if error is not None and not isinstance(error, (GreenExit, KeyboardInterrupt)):
             # As a thread would report it; it must not end the loop that serves the others.
             report(error)
-        finally:
-            self.ended(getcurrent())  # type: ignore[arg-type]
+        self.ended(green)
 
     def join(self, timeout: float | None = None) -> bool:
         if not in_green() and self._reactor is not None and threading.get_ident() == self._reactor.thread_id:

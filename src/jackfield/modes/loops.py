@@ -10,6 +10,7 @@ import os
 import select
 import signal
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Protocol
 
@@ -29,8 +30,9 @@ class Loop(Protocol):
         """``ready()`` is called from :meth:`turn` whenever ``fd`` can be read."""
         ...
 
-    def ignore(self, fd: int) -> None:
-        """No longer watch ``fd``; nothing happens if it was not watched."""
+    def ignore(self, fd: int, ready: Callback | None = None) -> None:
+        """No longer watch ``fd``; nothing happens if it was not watched, or not for ``ready``, where that is given: the
+        number of a descriptor that was closed may have been another's since."""
         ...
 
     def turn(self, timeout: float | None = None) -> bool:
@@ -49,38 +51,75 @@ def open_loop() -> Loop:
     return GreenLoop() if in_green() else PollLoop()
 
 
+class _SignalPipe:
+    """Lets signals end a wait on the main thread, so that their handlers are run.
+
+    A signal that comes after CPython's last look and before the system call only marks its handler to be run; a wait
+    without ticks would go on. It also writes to this pipe, which is among what is waited for (signal.set_wakeup_fd).
+    """
+
+    def __init__(self) -> None:
+        # A pipe, not an eventfd, because a signal handler may interrupt the very call that writes to it.
+        self.reading, self.writing = os.pipe()
+        os.set_blocking(self.reading, False)
+        os.set_blocking(self.writing, False)
+        self._hears = False
+
+    @staticmethod
+    def may_listen() -> bool:
+        """False on other threads than the main one, and where somebody sees to it already: asyncio, uvloop, serve()."""
+        if threading.current_thread() is not threading.main_thread():
+            return False
+        before = signal.set_wakeup_fd(-1)
+        if before != -1:
+            signal.set_wakeup_fd(before, warn_on_full_buffer=False)
+        return before == -1
+
+    def listen(self) -> None:
+        if self.may_listen():
+            signal.set_wakeup_fd(self.writing, warn_on_full_buffer=False)
+            self._hears = True
+
+    def empty(self) -> None:
+        try:
+            while os.read(self.reading, 4096):
+                pass
+        except BlockingIOError:
+            pass
+
+    def close(self) -> None:
+        """Any number of times."""
+        if self._hears:
+            self._hears = False
+            before = signal.set_wakeup_fd(-1)
+            if before != self.writing:
+                signal.set_wakeup_fd(before, warn_on_full_buffer=False)  # taken over meanwhile, by asyncio perhaps
+        if self.writing >= 0:
+            reading, writing = self.reading, self.writing
+            self.reading = self.writing = -1
+            os.close(writing)
+            os.close(reading)
+
+
 class PollLoop:
     """Waits by poll(2): a handful of descriptors for a whole thread, where epoll would gain nothing."""
 
     def __init__(self) -> None:
         self._poll = select.poll()
         self._ready: dict[int, Callback] = {}
-        # A pipe, not an eventfd, because a signal handler may interrupt the very call that writes to it.
-        self._wake_end, self._wake = os.pipe()
-        os.set_blocking(self._wake_end, False)
-        os.set_blocking(self._wake, False)
-        self.watch(self._wake_end, self._woken)
-        self._hears_signals = self._listen_to_signals()
-
-    def _listen_to_signals(self) -> bool:
-        """On the main thread: let each signal end the wait, so that its handler is run.
-
-        A signal that comes after CPython's last look and before the system call only marks its handler to be run; a
-        wait without ticks would go on. Whoever has a wake-up descriptor set already sees to it.
-        """
-        if threading.current_thread() is not threading.main_thread():
-            return False
-        before = signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
-        if before != -1:
-            signal.set_wakeup_fd(before)
-        return before == -1
+        self._pipe = _SignalPipe()
+        self._pipe.listen()
+        self._woken = self._pipe.empty
+        self.watch(self._pipe.reading, self._woken)
 
     def watch(self, fd: int, ready: Callback) -> None:
         self._ready[fd] = ready
         self._poll.register(fd, select.POLLIN)
 
-    def ignore(self, fd: int) -> None:
-        if self._ready.pop(fd, None) is not None:
+    def ignore(self, fd: int, ready: Callback | None = None) -> None:
+        known = self._ready.get(fd)
+        if known is not None and ready in (None, known):
+            del self._ready[fd]
             self._poll.unregister(fd)
 
     def turn(self, timeout: float | None = None) -> bool:
@@ -93,27 +132,14 @@ class PollLoop:
                 ready()
         return called
 
-    def _woken(self) -> None:
-        try:
-            while os.read(self._wake_end, 4096):
-                pass
-        except BlockingIOError:
-            pass
-
     def wake(self) -> None:
         try:
-            os.write(self._wake, b"\0")
+            os.write(self._pipe.writing, b"\0")
         except (BlockingIOError, OSError):
             pass  # full of wake-ups already, or closed: nobody waits
 
     def close(self) -> None:
-        if self._wake >= 0:
-            if self._hears_signals:
-                signal.set_wakeup_fd(-1)
-            wake_end, wake = self._wake_end, self._wake
-            self._wake_end = self._wake = -1
-            os.close(wake)
-            os.close(wake_end)
+        self._pipe.close()
 
 
 class GreenLoop:
@@ -134,18 +160,50 @@ class GreenLoop:
         self._level = select.poll()
         self._wait: GreenWait | None = None
         self._woken = False
+        self._pipe: _SignalPipe | None = None
+        self._listen_to_signals()
+
+    def _listen_to_signals(self) -> None:
+        if _SignalPipe.may_listen():
+            self._pipe = _SignalPipe()
+            self._pipe.listen()
+            self.watch(self._pipe.reading, self._pipe.empty)
+            _deaf.discard(self)
+        elif threading.current_thread() is threading.main_thread():
+            _deaf.add(self)
 
     def watch(self, fd: int, ready: Callback) -> None:
-        channel = self._poller.channels.get(fd) or self._poller.register(fd)
+        channel, known = self._channels.get(fd, (None, None))
+        if known is not None and known != ready:
+            self.ignore(fd)  # of a descriptor that was closed, and whose number this one got
+            channel = None
+        if channel is None or channel.poller is not self._poller:
+            channel = self._borrow(fd)
         self._channels[fd] = (channel, ready)
         self._level.register(fd, select.POLLIN)
 
-    def ignore(self, fd: int) -> None:
-        entry = self._channels.pop(fd, None)
-        if entry is not None:
-            self._level.unregister(fd)
-            if entry[0].reader is self:
-                entry[0].reader = None
+    def _borrow(self, fd: int) -> Channel:
+        known = self._poller.channels.get(fd)
+        # Asked of the kernel in any case: what is known may be of a descriptor that was closed without our knowing, and
+        # whose number this one got.
+        channel = self._poller.register(fd)
+        if channel is not known:
+            channel.lent = True  # until a socket object of ours joins, which then gives it back with its close
+        channel.borrowers += 1
+        return channel
+
+    def ignore(self, fd: int, ready: Callback | None = None) -> None:
+        channel, known = self._channels.get(fd, (None, None))
+        if channel is None or ready not in (None, known):
+            return
+        del self._channels[fd]
+        self._level.unregister(fd)
+        if channel.reader is self:
+            channel.reader = None
+        channel.borrowers -= 1
+        if channel.lent and not channel.borrowers and channel.poller is not None:
+            # Before its owner closes it: the next descriptor of this number must not be taken for it.
+            self._poller.forget(channel)
 
     def turn(self, timeout: float | None = None) -> bool:
         ready = self._level.poll(0)
@@ -198,3 +256,13 @@ class GreenLoop:
     def close(self) -> None:
         for fd in list(self._channels):
             self.ignore(fd)
+        _deaf.discard(self)
+        if self._pipe is not None:
+            self._pipe.close()
+            self._pipe = None
+            for other in list(_deaf):
+                other._listen_to_signals()  # another server's, on the same host loop perhaps, that relied on this one
+
+
+#: Those on the main thread that leave the signals to somebody else.
+_deaf: weakref.WeakSet[GreenLoop] = weakref.WeakSet()

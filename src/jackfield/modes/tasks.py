@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -10,23 +11,41 @@ from ..reactor.driver import Ended
 from .units import Units, report
 
 
+def _error_of(task: DrivenTask) -> BaseException | None:
+    if task.cancelled():
+        return asyncio.CancelledError()
+    error = task.exception()
+    return error.__cause__ if isinstance(error, Ended) and error.__cause__ is not None else error
+
+
 class Tasks(Units[DrivenTask]):
     """At most ``limit`` coroutines at once (None: as many as memory holds). ``work`` is a coroutine function."""
 
     def __init__(self, limit: int | None = None, reactor: Reactor | None = None) -> None:
         super().__init__(limit)
         self._reactor = reactor
+        #: For those that ``run()`` has started.
+        self.on_end: Callable[[Any, BaseException | None], object] = lambda tag, error: None
+        self._told = self._task_ended  # one object for all
 
     def start(self, work: Callable[..., Coroutine[Any, Any, Any]], *args: Any) -> None:
-        task = drive(work(*args), reactor=self._reactor or current_reactor())
+        self.add(drive(work(*args), reactor=self._reactor or current_reactor(), on_end=self._told))
+
+    def run(self, coro: Coroutine[Any, Any, Any], tag: object) -> None:
+        """Run ``coro`` itself as a unit; ``on_end(tag, error)`` is told by what it ended, None for a return."""
+        task = drive(coro, reactor=self._reactor or current_reactor(), on_end=self._told)
+        task.tag = tag
         self.add(task)
-        task.add_done_callback(self._task_ended)
 
     def _task_ended(self, task: DrivenTask) -> None:
-        self.ended(task)
-        error = None if task.cancelled() else task.exception()
-        if error is not None:
-            report(error.__cause__ if isinstance(error, Ended) and error.__cause__ is not None else error)
+        error = _error_of(task)
+        try:
+            if task.tag is not None:
+                self.on_end(task.tag, error)
+            elif error is not None and not isinstance(error, asyncio.CancelledError):
+                report(error)
+        finally:
+            self.ended(task)
 
     def cut(self) -> None:
         for task in self:

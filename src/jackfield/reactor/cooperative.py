@@ -154,6 +154,8 @@ class CooperativeSocket(_socket_std.socket):
             # socket that is not connected there is: it has an error to tell, and no edge.)
             channel.readable = False
         channel.lent = False
+        if old is not None and old is not channel:
+            self.received, self.sent = self.received, self.sent  # the native twin counts in the channel, which goes
         self._registered = self._channel = channel
         return channel
 
@@ -478,3 +480,4 @@ class CooperativeSocket(_socket_std.socket):
 
 if native is not None:
     native.install_socket(CooperativeSocket, GreenThread, ClosedSocketError, _recv)
+    native.install_sendto(CooperativeSocket, _Raw)

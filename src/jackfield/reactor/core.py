@@ -217,6 +217,9 @@ def current_reactor() -> Reactor:
 
 def _after_fork() -> None:
     # A forked child shares the parent's epoll sets: what it registered or removed there, the parent would see.
+    # Closing this process's copy of the descriptor leaves the set itself to the parent.
+    for reactor in _reactors.all.values():
+        reactor.poller.close()
     _reactors.last = None
     _reactors.all = {}
 

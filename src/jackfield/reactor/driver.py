@@ -13,7 +13,7 @@ import asyncio
 import contextvars
 import itertools
 from asyncio.tasks import _enter_task, _leave_task, _register_task
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from types import FrameType
 from typing import Any, Final
 
@@ -36,17 +36,26 @@ class DrivenTask(asyncio.Future[Any]):
     """A coroutine driven by the reactor, with the interface of :class:`asyncio.Task`. Made by :func:`drive`."""
 
     __slots__ = (
-        "_cancel_requests", "_context", "_coro", "_due", "_ended", "_home", "_interrupt", "_name", "_reactor", "_send",
-        "_waiting_on",
+        "_cancel_requests", "_context", "_coro", "_due", "_ended", "_home", "_interrupt", "_name", "_on_end",
+        "_reactor", "_send", "_waiting_on", "tag",
     )  # fmt: skip
 
-    def __init__(self, reactor: Reactor, coro: Coroutine[Any, Any, Any], name: str | None = None) -> None:
+    def __init__(
+        self,
+        reactor: Reactor,
+        coro: Coroutine[Any, Any, Any],
+        name: str | None = None,
+        on_end: Callable[[DrivenTask], object] | None = None,
+    ) -> None:
         super().__init__(loop=reactor.loop)
         self._reactor = reactor
         self._home = reactor.loop
         self._coro = coro
-        self._send = coro.send
+        self._send = coro.send if native is None else None
         self._ended = False
+        self._on_end = on_end
+        #: What its maker wants to find again at its end.
+        self.tag: object = None
         self._context = contextvars.copy_context()
         self._name = name
         #: Raised in the coroutine at its next step: a cancellation it has not met yet, or the answer to a bad yield.
@@ -73,7 +82,7 @@ class DrivenTask(asyncio.Future[Any]):
         _enter_task(loop, self)  # type: ignore[arg-type]
         try:
             if self._interrupt is None:
-                yielded = self._context.run(self._send, None)
+                yielded = self._context.run(self._send or self._coro.send, None)
             else:
                 interrupt, self._interrupt = self._interrupt, None
                 yielded = self._context.run(self._coro.throw, interrupt)
@@ -93,14 +102,16 @@ class DrivenTask(asyncio.Future[Any]):
             super().set_result(value)
         else:
             super().cancel(*self._interrupt.args[:1])  # it cancelled itself and then returned
+        self._tell()
 
     def _raised(self, error: BaseException) -> None:
         self._finish()
         if isinstance(error, asyncio.CancelledError):
             super().cancel(*error.args[:1])
-            return
-        # SystemExit too: a handler cannot end the loop that serves the others. Ctrl-C can.
-        super().set_exception(error if isinstance(error, Exception) else Ended(error))
+        else:
+            # SystemExit too: a handler cannot end the loop that serves the others. Ctrl-C can.
+            super().set_exception(error if isinstance(error, Exception) else Ended(error))
+        self._tell()
         if isinstance(error, KeyboardInterrupt):
             raise error
 
@@ -124,6 +135,11 @@ class DrivenTask(asyncio.Future[Any]):
         self._waiting_on = None
         self._due = True
         self._reactor.schedule(self)
+
+    def _tell(self) -> None:
+        on_end, self._on_end = self._on_end, None
+        if on_end is not None:
+            on_end(self)
 
     def _finish(self) -> None:
         self._ended = True
@@ -206,9 +222,18 @@ class _CancelTurn:
             task.switch()
 
 
-def drive(coro: Coroutine[Any, Any, Any], *, name: str | None = None, reactor: Reactor | None = None) -> DrivenTask:
-    """Start ``coro`` as a driven task of the loop that runs in this thread (or of ``reactor``, on its thread)."""
+def drive(
+    coro: Coroutine[Any, Any, Any],
+    *,
+    name: str | None = None,
+    reactor: Reactor | None = None,
+    on_end: Callable[[DrivenTask], object] | None = None,
+) -> DrivenTask:
+    """Start ``coro`` as a driven task of the loop that runs in this thread (or of ``reactor``, on its thread).
+
+    ``on_end(task)`` is called at once when it has ended, where a done callback waits for a turn of the host loop.
+    """
     reactor = reactor or current_reactor()
-    task = DrivenTask(reactor, coro, name)
+    task = DrivenTask(reactor, coro, name, on_end)
     reactor.schedule(task)
     return task

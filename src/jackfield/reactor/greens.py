@@ -8,6 +8,7 @@ import contextvars
 import logging
 import threading
 from collections.abc import Callable, Coroutine
+from types import MethodType
 from typing import Any, Final, TypeVar
 
 from greenlet import GreenletExit as GreenExit
@@ -30,6 +31,12 @@ EXPIRED: Final = object()
 CLEANUP_SECONDS = 5.0
 
 
+#: The keyword arguments of nearly all.
+_NONE: dict[str, Any] = {}
+
+OnEnd = Callable[["GreenThread", BaseException | None], object]
+
+
 class GreenThread(greenlet):
     """One green thread: made by :func:`spawn`, not by hand.
 
@@ -38,12 +45,17 @@ class GreenThread(greenlet):
     """
 
     __slots__ = (
-        "_args", "_error", "_function", "_joiners", "_killed", "_kwargs", "_timer", "_value",
+        "_args", "_error", "_function", "_joiners", "_killed", "_kwargs", "_on_end", "_timer", "_value",
         "done", "hub", "name", "poller", "reactor",
     )  # fmt: skip
 
     def __init__(
-        self, reactor: Reactor, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        reactor: Reactor,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        on_end: OnEnd | None = None,
     ) -> None:
         super().__init__(parent=reactor.hub)
         self.reactor = reactor
@@ -60,6 +72,8 @@ class GreenThread(greenlet):
         self._joiners: list[Wait] | None = None
         self._timer: Timer | None = None
         self._killed = False
+        #: Told of the end, in place of the log.
+        self._on_end = on_end
         # A green thread starts with its maker's context variables, as an asyncio task does, and keeps its own.
         self.gr_context = contextvars.copy_context()
 
@@ -74,8 +88,12 @@ class GreenThread(greenlet):
             return  # killed before its first turn
         # The hub may have changed hands between making and starting: a loop can be run again from another greenlet.
         self.hub = self.parent = self.reactor.hub
-        function, args, kwargs = self._function, self._args, self._kwargs
-        assert function is not None
+        function: Any = self._function
+        args, kwargs = self._args, self._kwargs
+        if type(function) is MethodType:
+            # From 3.12 on the interpreter enters a plain function without a C frame, of which each would be copied at
+            # each switch and kept for as long as the green thread waits.
+            function, args = function.__func__, (function.__self__, *args)
         try:
             self._end(function(*args, **kwargs), None)
         except BaseException as error:
@@ -96,7 +114,10 @@ class GreenThread(greenlet):
         if joiners:
             for joiner in joiners:
                 joiner.wake()
-        elif error is not None and not isinstance(error, (GreenExit, KeyboardInterrupt)):
+        on_end, self._on_end = self._on_end, None
+        if on_end is not None:
+            on_end(self, error)
+        elif not joiners and error is not None and not isinstance(error, (GreenExit, KeyboardInterrupt)):
             _log.error("%s ended with an exception that nobody waited for", self, exc_info=error)
 
     # -- for whoever started it --------------------------------------------------------------------------------------
@@ -238,10 +259,17 @@ def spawn(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> GreenTh
 
 
 def spawn_on(
-    reactor: Reactor, function: Callable[..., Any], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    reactor: Reactor,
+    function: Callable[..., Any],
+    args: tuple[Any, ...] = (),
+    kwargs: dict[str, Any] | None = None,
+    on_end: OnEnd | None = None,
 ) -> GreenThread:
-    """:func:`spawn` on a given reactor, on its thread."""
-    green = GreenThread(reactor, function, args, kwargs or {})
+    """:func:`spawn` on a given reactor, on its thread.
+
+    ``on_end(green, error)`` is called by the green thread as the last thing it does; ``error`` is what it ended by.
+    """
+    green = GreenThread(reactor, function, args, kwargs or _NONE, on_end)
     reactor.greens.add(green)
     reactor.schedule(green)
     return green
