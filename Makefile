@@ -15,20 +15,32 @@ ARGS ?=
 # Tests at a time, by pytest-xdist: 0 is one after the other. More is quicker, but some tests count threads and processes.
 JOBS ?= 0
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
+# Tests differ in length by a factor of a thousand: a worker that has nothing left takes from another's.
+PYTEST = $(VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal
+
+# What stands on the reactor, whose hot loops there are twice, in C and in Python.
+ON_THE_REACTOR = $(wildcard $(addprefix tests/,reactor conformance cpython socketserver sync server modes door \
+    test_adopt.py test_connecting.py test_differential.py test_redis.py test_testing.py))
+
+# The tests start some two hundred interpreters, and each would compile what it imports anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test lint types layers install-check ci venv pythons clean
+.PHONY: help serve test test-pure lint types layers install-check ci venv pythons clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
-	@echo "Also: make lint, types, layers, install-check, ci (all of it, on every Python here), pythons, clean."
+	@echo "Also: make test-pure (without the part in C), lint, types, layers, install-check, ci (all of it, on every Python here), pythons, clean."
 
 serve: $(VENV)/.installed
 	@exec $(VENV)/bin/jackfield serve $(or $(ARGS),-b tcp://127.0.0.1:9999)
 
 test: $(VENV)/.installed-dev
-	$(VENV)/bin/python -m pytest -n $(JOBS) -o cache_dir=$(VENV)/.pytest_cache $(ARGS)
+	$(PYTEST) -o cache_dir=$(VENV)/.pytest_cache $(ARGS)
+
+test-pure: $(VENV)/.installed-dev
+	JACKFIELD_PURE=1 $(PYTEST) -o cache_dir=$(VENV)/.pytest_cache-pure $(ON_THE_REACTOR) $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/python -m ruff check .
@@ -43,8 +55,8 @@ layers: $(VENV)/.installed-dev
 install-check: $(VENV)/.installed-dev
 	@set -eu; scratch=$$(mktemp -d); trap 'rm -rf "$$scratch"' EXIT; \
 	mkdir "$$scratch/source"; \
-	for part in pyproject.toml LICENSE README.md src; do [ ! -e $$part ] || cp -R $$part "$$scratch/source/"; done; \
-	rm -rf "$$scratch"/source/src/*.egg-info; \
+	for part in pyproject.toml setup.py MANIFEST.in native LICENSE README.md src; do [ ! -e $$part ] || cp -R $$part "$$scratch/source/"; done; \
+	rm -rf "$$scratch"/source/src/*.egg-info; find "$$scratch/source" -name '*.so' -delete; \
 	$(VENV)/bin/python -m venv "$$scratch/venv"; \
 	CC=/bin/false CXX=/bin/false "$$scratch/venv/bin/python" -m pip --disable-pip-version-check --quiet \
 	    install "$$scratch/source"; \
@@ -63,6 +75,7 @@ venv: $(VENV)/.installed-dev
 clean:
 	rm -rf .venv .venv-* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist src/*.egg-info
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find src -name '*.so' -delete
 
 # --- the environment ---
 
@@ -117,7 +130,7 @@ $(VENV)/.python:
 	"$${found#* }" -m venv --clear $(VENV); \
 	echo "$$found" >$@
 
-$(VENV)/.installed: pyproject.toml $(VENV)/.python
+$(VENV)/.installed: pyproject.toml $(wildcard setup.py native/*.[ch]) $(VENV)/.python
 	@echo "Installing jackfield into $(VENV)"
 	@$(PIP) install --editable .
 	@touch $@

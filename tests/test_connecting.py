@@ -23,6 +23,7 @@ from jackfield.connecting import ATTEMPT_DELAY, Candidate, Race, async_connect, 
 from jackfield.errors import AddressError, MisuseError
 from jackfield.reactor import run, sleep, spawn
 from jackfield.sync import Event
+from ports import port_to_bind
 
 SOON = 10.0  # seconds that nothing here takes
 FOUR, SIX = socket.AF_INET, socket.AF_INET6
@@ -222,14 +223,11 @@ def test_the_error_is_the_last_ones_and_tells_of_each(refused: Any, silent: Any)
 
 
 def test_a_socket_connected_to_itself_is_no_connection(refused: Any) -> None:
-    port = socket.socket()
-    port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    port.bind(("127.0.0.1", 0))
-    address = port.getsockname()
-    port.close()
-    with Race([candidate(address)], source_address=address) as race, pytest.raises(ConnectionRefusedError):
-        while race.step(0.0) is None:
-            ready(race)
+    with port_to_bind() as port:
+        address = ("127.0.0.1", port)
+        with Race([candidate(address)], source_address=address) as race, pytest.raises(ConnectionRefusedError):
+            while race.step(0.0) is None:
+                ready(race)
 
 
 # --- all of it, in each world ---------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ import pytest
 
 import jackfield.socket
 from jackfield.reactor import run
+from ports import closed_port
 
 SHORT = 0.02
 BIG = 16 << 20
@@ -88,11 +89,9 @@ class Trial:
         listener = self.keep(_socket_std.create_server(LOOPBACK, backlog=backlog))
         return listener, listener.getsockname()
 
-    def free_port(self) -> int:
-        """A port nobody listens on: bound and never listened on while the trial runs."""
-        bound = self.peer()
-        bound.bind(LOOPBACK)
-        return int(bound.getsockname()[1])
+    def free_port(self, kind: int = _socket_std.SOCK_STREAM) -> int:
+        """A port nobody listens on while the trial runs."""
+        return self.opened.enter_context(closed_port(kind))
 
     def silent(self) -> Any:
         """The address of a listener whose queue is full: the kernel drops what else would connect."""
@@ -637,11 +636,28 @@ def test_13_recvfrom(same: Same) -> None:
             t.beside(lambda client=client, server=server: client.sendto(b"late", server.getsockname()))
             t("waits", server.recvfrom, 100)
         gone = t.socket(t.net.AF_INET, t.net.SOCK_DGRAM)
-        gone.connect(("127.0.0.1", t.free_port()))
+        gone.connect(("127.0.0.1", t.free_port(t.net.SOCK_DGRAM)))
         gone.send(b"to nobody")
         t("refused", gone.recvfrom, 1)
 
     same(script)
+
+
+def fill(near: Any) -> None:
+    """Send until the kernel takes no more, and will take no more later: its peer does not read."""
+    while True:
+        # What is under way arrives, and makes room, when the machine gets to it. Nothing is: then nothing changes.
+        nothing_under_way = unacknowledged(near) == 0
+        try:
+            near.send(bytes(BIG))
+        except TimeoutError:
+            if nothing_under_way:
+                return
+
+
+def unacknowledged(sock: _socket_std.socket) -> int:
+    """Segments that are sent and not acknowledged: tcpi_unacked of tcp_info (linux/tcp.h)."""
+    return int(struct.unpack_from("@I", sock.getsockopt(_socket_std.IPPROTO_TCP, _socket_std.TCP_INFO, 104), 24)[0])
 
 
 def test_14_send(same: Same) -> None:
@@ -658,11 +674,7 @@ def test_14_send(same: Same) -> None:
         near.settimeout(5)
         t("a part", lambda: 0 < near.send(bytes(BIG)) < BIG)
         near.settimeout(SHORT)
-        while True:
-            try:
-                near.send(bytes(BIG))
-            except TimeoutError:
-                break
+        fill(near)
         t("full", near.send, b"x" * 100_000)
         whole, reader = t.pair()
 
@@ -677,7 +689,7 @@ def test_14_send(same: Same) -> None:
         t("not connected", t.socket().send, b"x")
         datagram = t.socket(t.net.AF_INET, t.net.SOCK_DGRAM)
         t("no destination", datagram.send, b"x")
-        datagram.connect(("127.0.0.1", t.free_port()))
+        datagram.connect(("127.0.0.1", t.free_port(t.net.SOCK_DGRAM)))
         t("datagram", datagram.send, b"x")
         t("datagram, refused", datagram.send, b"x")
         t("datagram too large", datagram.send, bytes(70_000))
@@ -750,11 +762,11 @@ def test_16_sendto(same: Same) -> None:
         t("port 0", client.sendto, b"x", ("127.0.0.1", 0))
         t("too large", client.sendto, bytes(70_000), where)
         t("broadcast not allowed", client.sendto, b"x", ("255.255.255.255", 9))
-        t("to nobody", client.sendto, b"x", ("127.0.0.1", t.free_port()))
+        t("to nobody", client.sendto, b"x", ("127.0.0.1", t.free_port(t.net.SOCK_DGRAM)))
         t("after nobody", client.sendto, b"five", where)
         t("sendmsg to", client.sendmsg, [b"six"], [], 0, where)
         client.connect(where)
-        t("connected, elsewhere", client.sendto, b"x", ("127.0.0.1", t.free_port()))
+        t("connected, elsewhere", client.sendto, b"x", ("127.0.0.1", t.free_port(t.net.SOCK_DGRAM)))
         near, _far = t.pair()
         t("stream", near.sendto, b"x", where)
         t("unconnected stream", t.socket().sendto, b"x", where)

@@ -54,7 +54,7 @@ class Import(NamedTuple):
 
 
 def modules(root: Path) -> dict[str, Path]:
-    """``jackfield.reactor.core`` -> its file; a package stands for its ``__init__.py``, a native module for its stub."""
+    """``jackfield.reactor.core`` -> its file; a package is its ``__init__.py``, a native module its stub."""
     found = {}
     for path in sorted([*root.rglob("*.py"), *root.rglob("*.pyi")]):
         parts = [PACKAGE, *path.relative_to(root).with_suffix("").parts]

@@ -18,23 +18,58 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from forked import Forked
+
 SECONDS = 20.0
 """What any one thing may take on a machine that is busy with other things."""
 
 PROGRAM = [sys.executable, "-m", "jackfield"]
+# What is said of this process's terminal. Its size too: readline exports LINES and COLUMNS (rl_change_environment in
+# readline(3)), and pytest imports readline: every process that it starts has them, the workers of xdist first of all.
+_TERMINAL = {"FORCE_COLOR", "NO_COLOR", "TERM", "LINES", "COLUMNS"}
 ENVIRONMENT = {
-    **{name: value for name, value in os.environ.items() if name not in ("FORCE_COLOR", "NO_COLOR", "TERM")},
+    **{name: value for name, value in os.environ.items() if name not in _TERMINAL},
     "TERM": "xterm",
     # A server or client that forgets to close something says so on stderr, and the tests look at stderr.
     "PYTHONWARNINGS": "always::ResourceWarning",
 }
 
 
+_forked: Forked | None = None
+
+
+@contextlib.contextmanager
+def forking() -> Iterator[None]:
+    """As long as this lasts, `run` can be called."""
+    global _forked
+    with contextlib.closing(Forked(ENVIRONMENT)) as _forked:
+        yield
+    _forked = None
+
+
 def run(*arguments: str, data: bytes = b"", cwd: Path | None = None) -> subprocess.CompletedProcess[bytes]:
-    """Run the command to its end with `data` as its input."""
+    """Run the command to its end with `data` as its input, in a process forked from one that has imported it."""
+    assert _forked is not None, "the fixture of this folder's conftest.py is not there"
+    return _forked.run(list(arguments), data, SECONDS, cwd)
+
+
+def start_and_run(*arguments: str, data: bytes = b"", cwd: Path | None = None) -> subprocess.CompletedProcess[bytes]:
+    """The same with an interpreter of its own."""
     return subprocess.run(
         [*PROGRAM, *arguments], input=data, capture_output=True, timeout=SECONDS, env=ENVIRONMENT, cwd=cwd, check=False
     )
+
+
+def answer(*words: str, data: bytes) -> bytes:
+    """What a client, whose arguments begin with the address, shows of the answer to `data`; it has to end well.
+
+    From a datagram server that is the first that comes. Its end would be a second without another.
+    """
+    datagrams = words[0].startswith(("udp", "unixgram"))
+    script = ["--send", data.decode().replace("\n", "\\n"), "--expect", "(?s)."] if datagrams else []
+    done = run("connect", *words, *script, data=b"" if datagrams else data)
+    assert (done.returncode, done.stderr) == (0, b""), done
+    return done.stdout
 
 
 def only_line(output: bytes) -> str:
@@ -44,11 +79,15 @@ def only_line(output: bytes) -> str:
     return lines[0]
 
 
+_WATCHDOG = re.compile(r'^\S+ \S+ warning jackfield\.watchdog: |"logger": "jackfield\.watchdog"')
+
+
 class Server:
     """``jackfield serve`` in a process of its own; ready when the constructor returns."""
 
     def __init__(self, *arguments: str, cwd: Path | None = None, **popen: Any) -> None:
         self.said: list[str] = []
+        self._reports = False
         self._unread = b""
         self.process = subprocess.Popen(
             [*PROGRAM, "serve", *arguments],
@@ -69,8 +108,7 @@ class Server:
             line, end, rest = self._unread.partition(b"\n")
             if end:
                 self._unread = rest
-                self.said.append(line.decode())
-                if wanted(self.said[-1]):
+                if self._hear(line.decode()) and wanted(self.said[-1]):
                     return self.said[-1]
             elif select.select([self.process.stderr], [], [], max(0.0, deadline - time.monotonic()))[0]:
                 # Not readline(): what a buffered reader has taken already is nothing that select() would see.
@@ -115,8 +153,16 @@ class Server:
     def wait(self) -> int:
         """The exit code; what is said meanwhile is added to `said`."""
         _, rest = self.process.communicate(timeout=SECONDS)
-        self.said += (self._unread + rest).decode().splitlines()
+        for line in (self._unread + rest).decode().splitlines():
+            self._hear(line)
         return self.process.returncode
+
+    def _hear(self, line: str) -> bool:
+        """Note a line, unless it is of a report of the watchdog's: on a busy machine that may be about the machine."""
+        self._reports = _WATCHDOG.search(line) is not None or (self._reports and line.startswith("    "))
+        if not self._reports:
+            self.said.append(line)
+        return not self._reports
 
     def __enter__(self) -> Server:
         return self
@@ -188,10 +234,3 @@ def accepting(talk: Callable[[socket.socket], None]) -> Iterator[str]:
         assert not thread.is_alive(), "the server's side of the conversation did not end"
     if failure:
         raise failure[0]
-
-
-def free_port() -> int:
-    """A TCP port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port

@@ -8,7 +8,9 @@ import stat
 from pathlib import Path
 
 import pytest
-from cli_support import Server, Upper, accepting, free_port, only_line, run, serving
+from cli_support import Server, Upper, accepting, answer, only_line, run, serving
+
+from ports import closed_port
 
 HANDLER = """
 class Handler:
@@ -196,7 +198,7 @@ def test_a_path_of_a_live_server_is_3_and_that_server_goes_on(scheme: str, tmp_p
         before = os.stat(path).st_ino
         assert "a server is using it" in complaint("serve", "-b", f"{scheme}:{path}", code=3)
         assert os.stat(path).st_ino == before
-        assert run("connect", server.address, data=b"still there").stdout == b"STILL THERE"
+        assert answer(server.address, data=b"still there") == b"STILL THERE"
         assert server.end() == 0
 
 
@@ -256,8 +258,10 @@ def test_a_log_file_that_cannot_be_written_is_3() -> None:
 
 
 def test_nobody_listens_is_1(tmp_path: Path) -> None:
-    assert "nobody listens on tcp://127.0.0.1:" in complaint("connect", f"127.0.0.1:{free_port()}", code=1)
-    assert "nobody listens on udp://" in complaint("connect", f"udp://127.0.0.1:{free_port()}", code=1, data=b"x")
+    with closed_port() as port:
+        assert "nobody listens on tcp://127.0.0.1:" in complaint("connect", f"127.0.0.1:{port}", code=1)
+    with closed_port(socket.SOCK_DGRAM) as port:
+        assert "nobody listens on udp://" in complaint("connect", f"udp://127.0.0.1:{port}", code=1, data=b"x")
     assert f"there is no socket {tmp_path}/s" in complaint("connect", f"unix:{tmp_path}/s", code=1)
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(tmp_path / "dead"))
@@ -299,13 +303,10 @@ def test_a_source_in_use_is_1_and_left_alone(tmp_path: Path) -> None:
     assert own.read_text() == "data"
 
 
-def test_a_datagram_that_no_buffer_holds_is_1(tmp_path: Path) -> None:
-    path = str(tmp_path / "s")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as server:
-        server.bind(path)
-        # --send is one datagram; input from a pipe would be cut into several.
-        text = "x" * 120_000
-        done = run("connect", f"udp://127.0.0.1:{free_port()}", "--send", text)
+def test_a_datagram_that_no_buffer_holds_is_1() -> None:
+    # --send is one datagram; input from a pipe would be cut into several.
+    with closed_port(socket.SOCK_DGRAM) as port:
+        done = run("connect", f"udp://127.0.0.1:{port}", "--send", "x" * 120_000)
     assert done.returncode == 1
     assert "too large for one datagram" in only_line(done.stderr)
 

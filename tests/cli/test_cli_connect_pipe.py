@@ -14,18 +14,9 @@ import time
 from pathlib import Path
 
 import pytest
-from cli_support import (
-    ENVIRONMENT,
-    PROGRAM,
-    SECONDS,
-    Upper,
-    UpperDatagram,
-    accepting,
-    free_port,
-    only_line,
-    run,
-    serving,
-)
+from cli_support import ENVIRONMENT, PROGRAM, SECONDS, Upper, UpperDatagram, accepting, only_line, run, serving
+
+from ports import closed_port, port_to_bind
 
 EVERY_BYTE = bytes(range(256)) * 4
 
@@ -267,9 +258,8 @@ def test_connect_timeout() -> None:
 
 
 def test_source_is_what_the_server_sees() -> None:
-    port = free_port()
     came: list[object] = []
-    with accepting(lambda connection: came.append(connection.getpeername())) as address:
+    with port_to_bind() as port, accepting(lambda connection: came.append(connection.getpeername())) as address:
         assert run("connect", address, "--source", f"127.0.0.2:{port}").returncode == 0
     assert came == [("127.0.0.2", port)]
 
@@ -289,7 +279,7 @@ def test_source_of_unix_datagrams_may_be_abstract(tmp_path: Path) -> None:
 
 
 def test_broadcast_needs_its_flag() -> None:
-    done = run("connect", f"udp://255.255.255.255:{free_port()}", data=b"x")
+    done = run("connect", "udp://255.255.255.255:9", data=b"x")
     assert done.returncode == 1
     # Where the machine has no route, it says that instead: either way it is one line.
     assert "--allow-broadcast" in only_line(done.stderr) or "cannot reach" in only_line(done.stderr)
@@ -355,7 +345,8 @@ def test_z_says_whether_anybody_is_there() -> None:
         done = run("connect", address, "-z")
         assert (done.returncode, only_line(done.stderr)) == (0, f"{address} is open")
         assert run("connect", address, "-z", "-q").stderr == b""
-    done = run("connect", address, "-z")
+    with closed_port() as port:
+        done = run("connect", f"127.0.0.1:{port}", "-z")
     assert done.returncode == 1
     assert "nobody listens" in only_line(done.stderr)
 
@@ -364,4 +355,5 @@ def test_z_of_a_datagram_address() -> None:
     with serving(UpperDatagram, "udp") as address:
         done = run("connect", address, "-z")
         assert (done.returncode, only_line(done.stderr)) == (0, f"{address} answers")
-    assert run("connect", address, "-z").returncode == 1
+    with closed_port(socket.SOCK_DGRAM) as port:
+        assert run("connect", f"udp://127.0.0.1:{port}", "-z").returncode == 1

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from cli_support import ENVIRONMENT, PROGRAM, SECONDS, Server, only_line, run
+from cli_support import ENVIRONMENT, PROGRAM, SECONDS, Server, answer, only_line, run
 
 MODES = ["serial", "thread", "process", "green", "async"]
 LOOPBACK = ["-b", "127.0.0.1:0"]
@@ -90,9 +90,8 @@ def test_upper_case_echo_in_each_mode_over_each_kind_of_socket(mode: str, tmp_pa
     with Server("-k", mode, *[word for address in addresses for word in ("-b", address)]) as server:
         assert [address.split(":")[0] for address in server.addresses] == ["tcp", "tcp", "udp", "unix", "unixgram"]
         for address in server.addresses:
-            done = run("connect", address, data=b"Hello, World\n")
             expected = b"HELLO, WORLD\n" if address.startswith(("udp", "unixgram")) else b"HELLO, WORLD"
-            assert (done.returncode, done.stdout, done.stderr) == (0, expected, b""), address
+            assert answer(address, data=b"Hello, World\n") == expected, address
         assert server.end() == 0
     assert not stream.exists() and not datagram.exists()
     assert "Traceback" not in "\n".join(server.said)
@@ -208,8 +207,9 @@ def test_banner() -> None:
 def test_what_the_banner_says_to_try_works(tmp_path: Path) -> None:
     for address in (":0", "[::]:0", "0.0.0.0:0", "[::1]:0", "udp://:0", f"unix:{tmp_path}/s"):
         with Server("-b", address) as server:
-            words = server.ready.split("Try: jackfield ")[1].split()
-            assert run(*words, data=b"hello").stdout == b"HELLO", words
+            command, *words = server.ready.split("Try: jackfield ")[1].split()
+            assert command == "connect"
+            assert answer(*words, data=b"hello") == b"HELLO", words
             assert server.end() == 0
 
 
@@ -374,9 +374,16 @@ def test_quit_is_at_once() -> None:
 @pytest.mark.parametrize("mode", ["serial", "thread", "process", "green"])
 def test_a_handler_that_never_returns_is_left_behind(mode: str, app: Path) -> None:
     """Nothing can interrupt it, be it on a thread of its own or on the loop; Ctrl-C twice ends the process anyhow."""
+    # A fifth of the patience that both have, the server with its handlers and the command with the server.
+    (app / "hasty.py").write_text(
+        "import jackfield.cli.stopping, jackfield.server\n"
+        "from app import Stuck\n"
+        "jackfield.server.CUT_SECONDS /= 5\n"
+        "jackfield.cli.stopping.GIVE_UP /= 5\n"
+    )
     socket_file = app / "s"
     with (
-        Server("app:Stuck", "-k", mode, "-b", f"unix:{socket_file}", cwd=app) as server,
+        Server("hasty:Stuck", "-k", mode, "-b", f"unix:{socket_file}", cwd=app) as server,
         socket.socket(socket.AF_UNIX) as client,
     ):
         client.settimeout(SECONDS)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
+import socket
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
-from cli_support import ENVIRONMENT, PROGRAM, SECONDS, run
+from cli_support import ENVIRONMENT, PROGRAM, SECONDS, accepting, run, start_and_run
+from forked import Forked
 
 import jackfield
 from jackfield.cli.app import COMMANDS, build_parser
@@ -75,7 +80,7 @@ def test_the_module_and_the_script_are_one_program() -> None:
     script = os.path.join(os.path.dirname(sys.executable), "jackfield")
     if not os.path.exists(script):
         pytest.skip("jackfield is not installed here: no script beside the interpreter")
-    assert subprocess.run([script, "--help"], capture_output=True, check=True).stdout == run("--help").stdout
+    assert subprocess.run([script, "--help"], capture_output=True, check=True).stdout == start_and_run("--help").stdout
 
 
 @pytest.mark.parametrize("words", ["--help", "--version", "serve --help", "connect --help"])
@@ -117,3 +122,50 @@ def test_what_holds_everywhere_may_stand_anywhere(words: list[str]) -> None:
 def test_color_only_where_it_is_wanted() -> None:
     assert b"\x1b" not in run("connect", ":1").stderr
     assert b"\x1b[31m" in run("--color", "always", "connect", ":1").stderr
+
+
+# --- what most tests run is forked and not started --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ("--version --json", 0),
+        ("serve --help", 0),
+        ("serve --bnd :9999", 2),
+        ("serve broken:Handler -b 127.0.0.1:0", 3),
+        ("serve nobody:Handler -b 127.0.0.1:0 -v", 3),
+        ("serve open:make --factory -b 127.0.0.1:0", 3),
+        ("connect unix:nobody", 1),
+        ("connect :1 -o /nowhere/file", 2),
+    ],
+)
+def test_a_forked_run_is_like_one_that_is_started(words: str, code: int, tmp_path: Path) -> None:
+    """In what it shows on both descriptors, and in its exit code."""
+    (tmp_path / "broken.py").write_text("raise KeyError('broken on purpose')\n")
+    (tmp_path / "open.py").write_text("import socket\nkept = socket.socket()\ndef make(): pass\n")
+    forked, started = (way(*words.split(), cwd=tmp_path) for way in (run, start_and_run))
+    assert (forked.returncode, forked.stdout, forked.stderr) == (code, started.stdout, started.stderr)
+    assert started.returncode == code
+    # What is never closed is told when an interpreter ends, and so when a fork does.
+    assert (b"ResourceWarning" in forked.stderr) is ("open:" in words)
+
+
+@pytest.mark.parametrize("way", [run, start_and_run])
+def test_both_are_pipes(way: Callable[..., subprocess.CompletedProcess[bytes]]) -> None:
+    def echo(connection: socket.socket) -> None:
+        while data := connection.recv(65536):
+            connection.sendall(data)
+
+    data = os.urandom(1 << 20)
+    with accepting(echo) as address:
+        done = way("connect", address, data=data)
+    assert (done.returncode, done.stdout, done.stderr) == (0, data, b"")
+
+
+def test_a_forked_run_that_does_not_end_is_given_up() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, contextlib.closing(Forked(ENVIRONMENT)) as forked:
+        words = ["connect", "{}:{}".format(*listener.getsockname()), "--recv-only"]
+        with pytest.raises(subprocess.TimeoutExpired):
+            forked.run(words, b"", 0.2)
+        assert forked.run(["--version"], b"", SECONDS).returncode == 0

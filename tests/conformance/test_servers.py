@@ -29,7 +29,11 @@ STDLIB = {"stops_with_idle_peers": "it cannot close the connections it serves"}
 ELSEWHERE = dict.fromkeys(("leaves_nothing_open", "leaves_no_descriptor"), "the descriptors are another process's")
 NOT_PROMISED: dict[str, Mapping[str, str]] = {
     "stdlib-threading": STDLIB,
-    "stdlib-forking": {**STDLIB, **ELSEWHERE, "refuses_after_stop": "its children keep the listening socket"},
+    "stdlib-forking": {
+        **STDLIB,
+        **ELSEWHERE,
+        **dict.fromkeys(("refuses_after_stop", "stops_and_is_gone"), "its children keep the listening socket"),
+    },
     "forking": ELSEWHERE,
     "native-process": ELSEWHERE,
 }

@@ -1,8 +1,8 @@
 """CPython's test_socket with every test as green threads of one thread.
 
 The test bodies stay as they are.  Only what their module calls ``thread``, ``threading``, ``queue``, ``time``,
-``select`` and ``threading_helper`` is replaced by twins that wait cooperatively, and each test runs, set-up and
-clean-ups included, as the first green thread of a loop of its own.
+``select``, ``sys`` and ``threading_helper`` is replaced by twins that wait cooperatively, and each test runs, set-up
+and clean-ups included, as the first green thread of a loop of its own.
 """
 
 import contextlib
@@ -20,6 +20,7 @@ import jackfield
 import jackfield.reactor
 import jackfield.sync
 from jackfield import GreenThread
+from jackfield.reactor import bridges
 
 # Bound of the wait for a test's client to end; CPython's tests give their threads about as long.
 _END_OF_CLIENTS = 30.0
@@ -47,6 +48,7 @@ def put_in_place(module: ModuleType) -> None:
     names["queue"] = _Twin(names["queue"], Queue=jackfield.sync.Queue)
     names["time"] = _Twin(names["time"], sleep=jackfield.sleep)
     names["select"] = _Twin(names["select"], select=_select)
+    names["sys"] = _Twin(names["sys"], getrefcount=_getrefcount)
     names["threading_helper"] = _Twin(
         names["threading_helper"],
         wait_threads_exit=_wait_threads_exit,
@@ -138,3 +140,15 @@ def _select(
     except TimeoutError:
         return [], [], []
     return list(readers), list(writers), []
+
+
+def _getrefcount(thing: object) -> int:
+    """sys.getrefcount(), as soon as every thread in which names are resolved has let go of what it was given.
+
+    concurrent.futures tells of the end of a call just before its thread drops the call, and counts the thread as idle
+    just after.
+    """
+    pool = bridges._pool()
+    while pool._idle_semaphore._value < len(pool._threads):  # type: ignore[attr-defined]
+        jackfield.sleep(0.0005)
+    return sys.getrefcount(thing)

@@ -12,6 +12,7 @@ import queue
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Collection, Iterator
@@ -34,6 +35,7 @@ _SLOWEST = (
     "test_socket.SendfileUsingSendfileTest",
 )
 _WORKERS = 4
+_RECORD = "outcomes.json"
 
 
 class UnavailableError(Exception):
@@ -55,6 +57,9 @@ class _Child:
     def __init__(self, order: dict[str, object], scratch: Path) -> None:
         scratch.mkdir(parents=True)
         self.log = scratch / "stderr.txt"
+        # The tests bind Unix sockets where they run, at paths that may have 107 bytes (unix(7)): pytest's folders, and
+        # more so those of xdist's workers, leave too little for them.
+        self._folder = tempfile.TemporaryDirectory(prefix="jf-", ignore_cleanup_errors=True)
         code = f"import sys; sys.path[0] = {str(_TESTS)!r}; from {_PACKAGE}.child import main; main()"
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
@@ -62,7 +67,7 @@ class _Child:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                cwd=scratch,
+                cwd=self._folder.name,
                 start_new_session=True,
             )
 
@@ -86,6 +91,7 @@ class _Child:
             # Closes both pipes.
             with contextlib.suppress(BrokenPipeError):
                 self._process.communicate()
+            self._folder.cleanup()
         return self.log.read_text(errors="replace")[-4000:]
 
 
@@ -189,7 +195,7 @@ def run(
     """Run CPython's *suite* with *face* in place and return every outcome.
 
     *only* names the tests to run (all if None); *broken* a damage of :mod:`broken`; *hang* is the seconds after which
-    one test is given up.  The outcomes are also written to ``outcomes.json`` under *scratch*.  Raises UnavailableError.
+    one test is given up.  The outcomes are also written under *scratch*, for :func:`read`.  Raises UnavailableError.
     """
     order: dict[str, object] = {"suite": suite, "face": face, "broken": broken, "hang": hang}
     gathering = _Gathering(order, only, scratch)
@@ -204,7 +210,14 @@ def run(
         "order": order,
         "seconds": time.monotonic() - began,
         "littering": sorted(gathering.littering),
-        "outcomes": {name: [o.status, o.seconds, o.detail] for name, o in sorted(gathering.outcomes.items())},
+        "outcomes": {name: [o.status, o.detail, o.seconds] for name, o in sorted(gathering.outcomes.items())},
     }
-    (scratch / "outcomes.json").write_text(json.dumps(record, indent=1))
+    (scratch / _RECORD).write_text(json.dumps(record, indent=1))
     return Run(gathering.outcomes, frozenset(gathering.littering))
+
+
+def read(scratch: Path) -> Run:
+    """What an earlier run left under *scratch*."""
+    record = json.loads((scratch / _RECORD).read_text())
+    outcomes = {name: Outcome(*outcome) for name, outcome in record["outcomes"].items()}
+    return Run(outcomes, frozenset(record["littering"]))

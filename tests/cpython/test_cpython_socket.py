@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from . import exceptions, runner
+from .baseline import baseline_of
 from .faces import Face
 from .verdict import Run, complaints
 
@@ -21,7 +22,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def baseline(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The outcomes on the standard library; only what passes there is asked of ours."""
-    return _run("stdlib", tmp_path_factory.mktemp("stdlib"))
+    return baseline_of(SUITE, tmp_path_factory)
 
 
 def _run(
@@ -33,12 +34,7 @@ def _run(
     hang: float = 45.0,
     workers: int = 4,
 ) -> Run:
-    try:
-        return runner.run(SUITE, face, scratch / "run", only=only, broken=broken, hang=hang, workers=workers)
-    except runner.UnavailableError as unavailable:
-        if face != "stdlib":
-            raise
-        pytest.skip(f"CPython's {SUITE} does not run here: {unavailable}")
+    return runner.run(SUITE, face, scratch / "run", only=only, broken=broken, hang=hang, workers=workers)
 
 
 def test_in_plain_threads_what_passes_on_the_standard_library_passes_on_ours(baseline: Run, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from . import exceptions, runner
+from .baseline import baseline_of
 from .faces import Face
 from .verdict import Run, complaints
 
@@ -21,18 +22,13 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def baseline(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The outcomes on the standard library, so that what this machine cannot do is not held against ours."""
-    return _run("stdlib", tmp_path_factory.mktemp("stdlib"))
+    return baseline_of(SUITE, tmp_path_factory)
 
 
 def _run(
     face: Face, scratch: Path, *, only: Collection[str] | None = None, broken: str | None = None, workers: int = 4
 ) -> Run:
-    try:
-        return runner.run(SUITE, face, scratch / "run", only=only, broken=broken, workers=workers)
-    except runner.UnavailableError as unavailable:
-        if face != "stdlib":
-            raise
-        pytest.skip(f"CPython's {SUITE} does not run here: {unavailable}")
+    return runner.run(SUITE, face, scratch / "run", only=only, broken=broken, workers=workers)
 
 
 def test_the_standard_library_passes_its_own_tests(baseline: Run) -> None:

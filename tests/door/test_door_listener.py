@@ -20,6 +20,7 @@ from jackfield.address import Address, parse_address
 from jackfield.door import Listener, open_listeners
 from jackfield.door.inet import open_inet
 from jackfield.errors import AddressError, StartError
+from ports import port_to_bind
 
 linux = pytest.mark.skipif(not os.path.exists("/proc/sys/net"), reason="what Linux's kernel does")
 
@@ -194,10 +195,11 @@ def test_all_interfaces_are_one_socket_for_both_families(listen: Opener, target:
 
 
 def test_the_digit_forbids_the_other_family(listen: Opener) -> None:
-    (four,), (six,) = listen("tcp4://:0"), listen("tcp6://:0")
-    assert four.location.startswith("tcp://0.0.0.0:") and six.location.startswith("tcp://[::]:")
-    assert reaches(four, "127.0.0.1") and not reaches(four, "::1")
-    assert reaches(six, "::1") and not reaches(six, "127.0.0.1")
+    with port_to_bind() as first, port_to_bind() as second:  # nobody has them in the other family either
+        (four,), (six,) = listen(f"tcp4://:{first}"), listen(f"tcp6://:{second}")
+        assert four.location == f"tcp://0.0.0.0:{first}" and six.location == f"tcp://[::]:{second}"
+        assert reaches(four, "127.0.0.1") and not reaches(four, "::1")
+        assert reaches(six, "::1") and not reaches(six, "127.0.0.1")
 
 
 def test_udp_of_all_interfaces_hears_both_families(listen: Opener) -> None:
