@@ -12,8 +12,8 @@
 PYTHON ?=
 VENV ?= .venv
 ARGS ?=
-# Tests at a time, by pytest-xdist: 0 is one after the other. More is quicker, but some tests count threads and processes.
-JOBS ?= 0
+# Tests at a time, by pytest-xdist; 0 is one after the other.
+JOBS ?= 2
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
 # Tests differ in length by a factor of a thousand: a worker that has nothing left takes from another's.
 PYTEST = $(VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal
