@@ -29,16 +29,12 @@ class BuildNative(build_ext):
         except Exception as error:
             if asked_for("JACKFIELD_SANITIZE"):
                 raise
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            reason = (str(error) or type(error).__name__).splitlines()[0][:80]
             print(
                 f"jackfield: built without its native part ({reason}); it runs on the one in Python, slower. "
                 "For the native one install a C compiler and Python's headers, then install jackfield again.",
                 file=sys.stderr,
             )
-
-    def copy_extensions_to_source(self) -> None:
-        self.extensions = [e for e in self.extensions if Path(self.get_ext_fullpath(e.name)).exists()]
-        super().copy_extensions_to_source()
 
 
 native = Extension(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import inspect
 import logging
 import os
 import resource
 import threading
+import weakref
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -35,6 +37,23 @@ CUT_SECONDS = 1.0
 
 #: Seconds for what was killed to be gone: on a busy machine it takes its time, and left unreaped it stays a zombie.
 KILLED_SECONDS = 10.0
+
+
+#: The threads that serve, and their servers.
+_in_background: weakref.WeakKeyDictionary[threading.Thread, Server] = weakref.WeakKeyDictionary()
+
+#: Seconds that a server in the background has to end with the process.
+_LAST_SECONDS = 2.0
+
+
+@atexit.register
+def _end_with_the_process() -> None:
+    """CPython ends a daemon thread in the midst of whatever it does (pthread_exit(3)), and unwinding its stack meets
+    those of green threads: the process could crash on its way out."""
+    for thread, server in list(_in_background.items()):
+        if thread.is_alive():
+            server.stop(0)
+            thread.join(_LAST_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +176,7 @@ class Server:
             spawn(self._serve)
         else:
             thread = threading.Thread(target=self._serve_in_thread, name=f"jackfield-{self.name}", daemon=True)
+            _in_background[thread] = self
             thread.start()
         return self
 

@@ -106,7 +106,7 @@ def test_sendto_of_every_kind_in_a_plain_thread_and_a_green_one(stack: ExitStack
         assert sock.sendto(b"", ("localhost", place[1])) == 0
         assert [target.recv(10) for _ in range(4)] == [b"abc", b"de", b"f", b""]
         assert sock.sent == before + 6
-        for wrong in [("127.0.0.1",), ("127.0.0.1", 70000), "127.0.0.1", None]:
+        for wrong in [("127.0.0.1",), ("127.0.0.1", 70000), ("127.0.0.1", "1"), "127.0.0.1", None]:
             with pytest.raises((TypeError, OverflowError, OSError, ValueError)) as ours:
                 sock.sendto(b"x", wrong)
             with pytest.raises(ours.type), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as plain:
