@@ -10,8 +10,8 @@ import logging
 import os
 import resource
 import threading
-import weakref
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
