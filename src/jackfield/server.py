@@ -113,8 +113,8 @@ class Server:
         self._reuse_port = reuse_port
         self._loop_factory = loop_factory
         room = _descriptor_room()
-        most = room if max_connections is None else min(max_connections, room)
-        self._limit = min({"thread": max_threads, "process": max_children}.get(self.mode, 10_000), most)
+        most = min(10_000 if max_connections is None else max_connections, room)
+        self._limit = min({"thread": max_threads, "process": max_children}.get(self.mode, most), most)
         self._life = LifeCycle()
         #: Whoever pops this begins the server, or ends it before it began: list.pop() is whole for threads and signals.
         self._not_begun = [True]
