@@ -19,7 +19,7 @@ PIP = $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
 PYTEST = $(VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal
 
 # What stands on the reactor, whose hot loops there are twice, in C and in Python.
-ON_THE_REACTOR = $(wildcard $(addprefix tests/,reactor conformance cpython socketserver sync server modes door \
+ON_THE_REACTOR = $(wildcard $(addprefix tests/,native reactor conformance cpython socketserver sync server modes door \
     test_adopt.py test_connecting.py test_differential.py test_redis.py test_testing.py))
 
 # The tests start some two hundred interpreters, and each would compile what it imports anew.
@@ -27,11 +27,11 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test test-pure lint types layers install-check ci venv pythons clean
+.PHONY: help serve test test-pure sanitized lint types layers install-check ci venv pythons clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
-	@echo "Also: make test-pure (without the part in C), lint, types, layers, install-check, ci (all of it, on every Python here), pythons, clean."
+	@echo "Also: make test-pure (without the part in C), sanitized (the part in C, watched), lint, types, layers, install-check, ci (all of it, on every Python here), pythons, clean."
 
 serve: $(VENV)/.installed
 	@exec $(VENV)/bin/jackfield serve $(or $(ARGS),-b tcp://127.0.0.1:9999)
@@ -41,6 +41,10 @@ test: $(VENV)/.installed-dev
 
 test-pure: $(VENV)/.installed-dev
 	JACKFIELD_PURE=1 $(PYTEST) -o cache_dir=$(VENV)/.pytest_cache-pure $(ON_THE_REACTOR) $(ARGS)
+
+# The part in C built with the address and undefined-behaviour sanitizers, and what stands on it run on that.
+sanitized: $(VENV)/.installed-dev
+	tests/native/sanitized.sh $(VENV)/bin/python
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/python -m ruff check .

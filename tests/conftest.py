@@ -1,8 +1,9 @@
 """What holds for every test: it is bounded in time, it can be repeated, and it leaves nothing behind.
 
 - The bound is ``timeout`` in ``pyproject.toml``; ``@pytest.mark.timeout(seconds)`` changes it for one test.
-- After each test the process has the descriptors and the threads it had before, or the test fails.  A test that cannot
-  keep that says so and why: ``@pytest.mark.leaks("the thread of ... outlives its server")``.
+- After each test the process has the descriptors and the threads it had before, and no more objects of the native twin,
+  or the test fails.  A test that cannot keep that says so and why:
+  ``@pytest.mark.leaks("the thread of ... outlives its server")``.
 - Programs that a test needs from outside are asked for by fixture (``curl``, ``redis_server``), and where one is absent
   the test is skipped with a reason.
 """
@@ -22,6 +23,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from jackfield.reactor import await_
+from jackfield.reactor.twin import native
 
 # How long threads that were told to end may take to do so, in seconds.
 GRACE = 5.0
@@ -48,6 +50,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "leaks(reason): this test may leave descriptors or threads behind, and why")
     if not config.pluginmanager.hasplugin("timeout"):
         raise pytest.UsageError("the tests are bounded by pytest-timeout: pip install pytest-timeout")
+
+
+def pytest_collection_finish() -> None:
+    """What is there before the first test stays: collections between tests need not look at it, and are quick."""
+    gc.collect()
+    gc.freeze()
 
 
 class Held(NamedTuple):
@@ -99,6 +107,49 @@ def what_differs(before: Held) -> list[str]:
     return lines
 
 
+def alive() -> dict[str, int]:
+    """How many objects of each native type live: a reference counted wrong shows in it.  Empty on the pure twin."""
+    return native.alive() if native else {}
+
+
+def native_more_than(before: dict[str, int]) -> list[str]:
+    """One line for each native type of which more objects live, after giving what is ending the time to end."""
+    deadline = time.monotonic() + GRACE
+    while alive() != before:
+        gc.collect()
+        after = alive()
+        # Fewer is what an earlier test left to the collector.
+        lines = [f"{after[name] - count} {name} live on" for name, count in before.items() if after[name] > count]
+        if not lines or time.monotonic() > deadline or threading.active_count() == 1:
+            return lines
+        time.sleep(0.01)  # the thread of a server of a wider fixture lets go in its own time
+    return []
+
+
+# Not held to it: here errors of handlers are kept, in lists and in groups, with the frames and loops they went through.
+ERRORS_ARE_KEPT = {"server", "test_testing.py"}
+
+NATIVE = pytest.StashKey[dict[str, int]]()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
+    """Fails a test that leaves native objects behind; outermost, when the records of the log are gone too."""
+    yield
+    before = item.stash.get(NATIVE, None)
+    if not before or not ERRORS_ARE_KEPT.isdisjoint((item.path.name, item.path.parent.name)):
+        return
+    # What pytest itself still holds of the test: its fixtures' values, and exceptions that are parameters, with the
+    # frames they went through.
+    getattr(item, "funcargs", {}).clear()
+    callspec = getattr(item, "callspec", None)
+    for value in callspec.params.values() if callspec is not None else ():
+        if isinstance(value, BaseException):
+            value.__traceback__ = value.__context__ = None
+    if lines := native_more_than(before):
+        pytest.fail("this test leaves native objects behind: " + ", ".join(lines), pytrace=False)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def library_has_what_it_keeps() -> None:
     """Starts the loop for plain threads, so that no test is taken to leave its descriptors behind."""
@@ -119,6 +170,7 @@ def leaves_nothing_behind(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
         return
     before = held()
+    request.node.stash[NATIVE] = alive()
     yield
     if lines := what_differs(before):
         pytest.fail("this test leaves something behind:\n  " + "\n  ".join(lines), pytrace=False)

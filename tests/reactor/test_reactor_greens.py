@@ -111,6 +111,7 @@ def test_the_name_and_the_state_are_told(host: Host) -> None:
         assert "waiting" in repr(waiting)
         assert "running" in repr(getcurrent())
         waiting.kill()
+        waiting.join()
 
     host.run(main)
 

@@ -112,6 +112,7 @@ def test_tasks_left_behind_are_ended_and_may_clean_up(own: Callable[..., Any]) -
     assert sorted(ended) == ["asyncio's", "driven"]
 
 
+@pytest.mark.leaks("a green thread that never ends keeps the reactor it waits in")
 def test_what_does_not_end_is_named(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr("jackfield.reactor.greens.CLEANUP_SECONDS", 0.01)
     keep: list[Any] = []

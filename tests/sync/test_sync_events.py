@@ -62,13 +62,7 @@ def test_an_event_set_just_before_its_setter_ends() -> None:
     run(main)
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        "thread", "green", "coroutine",
-        pytest.param("green on uvloop", marks=pytest.mark.leaks("libuv's pipe for signals, one for each process")),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("kind", ["thread", "green", "coroutine", "green on uvloop"])
 def test_an_event_set_by_a_signal_handler_wakes_who_waits_in_the_main_thread(kind: str) -> None:
     """The loop is in its select() when the handler runs, and goes on with it afterwards."""
     new_loop = pytest.importorskip("uvloop").new_event_loop if "uvloop" in kind else asyncio.new_event_loop
