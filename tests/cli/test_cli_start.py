@@ -18,6 +18,10 @@ from forked import Forked
 
 import jackfield
 from jackfield.cli.app import COMMANDS, build_parser
+from jackfield.reactor.twin import native
+
+TWIN = "native" if native else "pure"
+PYTHON = f"Python {sys.version.split()[0]}"
 
 # What --help must not cost: each is milliseconds, and the whole start is to stay below 60.
 HEAVY = {
@@ -57,7 +61,14 @@ def cpu_seconds(*command: str) -> float:
 def test_version() -> None:
     for flag in ("-V", "--version"):
         done = run(flag)
-        assert (done.returncode, done.stdout.decode()) == (0, f"jackfield {jackfield.__version__}\n")
+        assert (done.returncode, done.stdout.decode()) == (0, f"jackfield {jackfield.__version__} ({TWIN}, {PYTHON})\n")
+
+
+def test_version_without_the_native_twin() -> None:
+    environment = {**ENVIRONMENT, "JACKFIELD_PURE": "1"}
+    for words in (["--version"], ["--version", "--json"]):
+        done = subprocess.run([*PROGRAM, *words], capture_output=True, timeout=SECONDS, env=environment, check=True)
+        assert b"pure" in done.stdout and b"native" not in done.stdout
 
 
 def test_version_as_json() -> None:
@@ -65,6 +76,7 @@ def test_version_as_json() -> None:
     facts = json.loads(done.stdout)
     assert done.returncode == 0
     assert facts["jackfield"] == jackfield.__version__
+    assert facts["reactor"] == TWIN
     assert facts["python"] == ".".join(map(str, sys.version_info[:3])) and facts["greenlet"] and facts["openssl"]
 
 

@@ -8,9 +8,11 @@ and clean-ups included, as the first green thread of a loop of its own.
 import contextlib
 import functools
 import gc
+import linecache
 import signal
 import sys
 import threading
+import time
 import unittest
 from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
@@ -20,7 +22,6 @@ import jackfield
 import jackfield.reactor
 import jackfield.sync
 from jackfield import GreenThread
-from jackfield.reactor import bridges
 
 # Bound of the wait for a test's client to end; CPython's tests give their threads about as long.
 _END_OF_CLIENTS = 30.0
@@ -145,10 +146,17 @@ def _select(
 def _getrefcount(thing: object) -> int:
     """sys.getrefcount(), as soon as every thread in which names are resolved has let go of what it was given.
 
-    concurrent.futures tells of the end of a call just before its thread drops the call, and counts the thread as idle
-    just after.
+    concurrent.futures tells of the end of a call just before its thread drops the call and waits for the next one.
     """
-    pool = bridges._pool()
-    while pool._idle_semaphore._value < len(pool._threads):  # type: ignore[attr-defined]
+    deadline = time.monotonic() + _END_OF_CLIENTS
+    while time.monotonic() < deadline and not all(map(_rests, threading.enumerate())):
         jackfield.sleep(0.0005)
     return sys.getrefcount(thing)
+
+
+def _rests(thread: threading.Thread) -> bool:
+    """Whether it is no thread of the pool's, or stands in the line of the pool's loop that waits."""
+    if not thread.name.startswith("jackfield-offload"):
+        return True
+    frame = sys._current_frames().get(thread.ident or 0)
+    return frame is None or "get(block=True)" in linecache.getline(frame.f_code.co_filename, frame.f_lineno)

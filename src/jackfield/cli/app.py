@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 import time
 
@@ -135,17 +136,29 @@ def _fail(program: str, error: Exception, code: int, verbose: bool, color: str, 
     return code
 
 
+def _twin() -> str:
+    """Which twin of the inner loop serves here: what ``jackfield.reactor.twin`` says, without importing it."""
+    from importlib.machinery import PathFinder
+
+    if os.environ.get("JACKFIELD_PURE", "") not in ("", "0"):
+        return "pure"
+    reactor = os.path.join(os.path.dirname(os.path.dirname(__file__)), "reactor")
+    return "native" if PathFinder.find_spec("_native", [reactor]) else "pure"
+
+
 def _print_version(as_json: bool) -> int:
     from jackfield import __version__
 
     if not as_json:
-        print(f"jackfield {__version__}")
+        print(f"jackfield {__version__} ({_twin()}, Python {sys.version.split()[0]})")
         return exits.OK
 
     import json
     import platform
     import ssl
     from importlib import metadata
+
+    from jackfield.reactor.twin import native
 
     def installed(package: str) -> str | None:
         try:
@@ -155,6 +168,7 @@ def _print_version(as_json: bool) -> int:
 
     facts = {
         "jackfield": __version__,
+        "reactor": "native" if native else "pure",
         "python": platform.python_version(),
         "implementation": platform.python_implementation(),
         "greenlet": installed("greenlet"),
