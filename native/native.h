@@ -22,6 +22,7 @@ typedef struct {
     PyObject_HEAD
     int fd;
     char readable, writable, hangup, lent;
+    char short_is_empty; /* a read shorter than asked proves the kernel's buffer empty */
     char large; /* the last read was: the next one goes straight into the object it returns */
     int borrowers;
     long streak;
@@ -81,7 +82,7 @@ Channel *usable_channel(PyObject *socket, PyObject *poller);
 /* sockets.c */
 extern PyTypeObject *green_type;
 extern Py_ssize_t green_hub, green_poller;
-extern Py_ssize_t socket_channel, socket_patience, socket_switched, socket_short_is_empty, socket_received, socket_sent;
+extern Py_ssize_t socket_channel, socket_patience, socket_switched, socket_received, socket_sent;
 enum outcome { DONE, WAIT, FAILED };
 enum outcome receive_now(PyObject *socket, Channel *channel, Py_ssize_t size, PyObject **data);
 enum outcome send_now(PyObject *socket, Channel *channel, PyObject *data, Py_ssize_t *taken);

@@ -82,6 +82,7 @@ static PyMemberDef channel_members[] = {
     {"readable", T_BOOL, offsetof(Channel, readable), 0, NULL},
     {"writable", T_BOOL, offsetof(Channel, writable), 0, NULL},
     {"hangup", T_BOOL, offsetof(Channel, hangup), 0, NULL},
+    {"short_is_empty", T_BOOL, offsetof(Channel, short_is_empty), 0, NULL},
     {"lent", T_BOOL, offsetof(Channel, lent), 0, NULL},
     {"borrowers", T_INT, offsetof(Channel, borrowers), 0, NULL},
     {"streak", T_LONG, offsetof(Channel, streak), 0, NULL},
@@ -269,8 +270,10 @@ static int resume(Core *self, PyObject *waiter) {
 static int deliver(Core *self, Channel *channel, uint32_t mask) {
     PyObject *waiter;
     int failed = 0;
-    if (mask & STICKY)
+    if (mask & STICKY) {
         channel->hangup = 1;
+        channel->short_is_empty = 0;
+    }
     Py_INCREF(channel);
     if (mask & READ) {
         channel->readable = 1;

@@ -7,10 +7,11 @@
 
 PyTypeObject *green_type;
 Py_ssize_t green_hub, green_poller;
-Py_ssize_t socket_channel, socket_patience, socket_switched, socket_short_is_empty, socket_received, socket_sent;
+Py_ssize_t socket_channel, socket_patience, socket_switched, socket_received, socket_sent;
 static Py_ssize_t socket_registered;
 
-static PyObject *pure_recv, *pure_sendall, *pure_send_from; /* methods of the class, as functions */
+static PyObject *pure_recv, *pure_sendall; /* methods of the class that are replaced, as functions */
+static PyObject *recv_otherwise, *sendall_otherwise, *send_rest; /* and those that are called in their place */
 static PyObject *plain_recv;                                /* the standard library's recv, unbound */
 static PyObject *closed_error;                              /* ClosedSocketError */
 static PyObject *name_bytes_sent, *zero;
@@ -139,7 +140,7 @@ enum outcome receive_now(PyObject *socket, Channel *channel, Py_ssize_t size, Py
     channel->received += taken;
     channel->large = taken >= LARGE;
     /* A short read has emptied the buffer of a stream; after a hang-up, which is told once, one must go on trying. */
-    if (taken < size && !channel->hangup && SLOT(socket, socket_short_is_empty) == Py_True)
+    if (taken < size && channel->short_is_empty)
         channel->readable = 0;
     else
         lengthen_streak(socket, channel);
@@ -248,7 +249,7 @@ static PyObject *socket_recv(PyObject *self, PyObject *const *args, Py_ssize_t c
         Py_DECREF(green);
         if (SLOT(self, socket_switched) == Py_False && count == 1)
             return recv_plain(self, args, count);
-        return call_pure(pure_recv, self, args, count);
+        return call_pure(recv_otherwise, self, args, count);
     }
     Channel *channel = usable_channel(self, SLOT(green, green_poller));
     Py_ssize_t size = count == 1 && channel != NULL && SLOT(self, socket_patience) == Py_None && PyLong_CheckExact(args[0])
@@ -259,7 +260,7 @@ static PyObject *socket_recv(PyObject *self, PyObject *const *args, Py_ssize_t c
     if (size > 0 && size < ABSURD)
         result = recv_green(self, channel, green, size);
     else
-        result = call_pure(pure_recv, self, args, count);
+        result = call_pure(recv_otherwise, self, args, count);
     Py_DECREF(green);
     return result;
 }
@@ -271,7 +272,7 @@ static PyObject *socket_sendall(PyObject *self, PyObject *const *args, Py_ssize_
     Channel *channel = Py_IS_TYPE(green, green_type) ? usable_channel(self, SLOT(green, green_poller)) : NULL;
     Py_DECREF(green);
     if (channel == NULL || !channel->writable || count != 1 || !PyBytes_CheckExact(args[0]))
-        return call_pure(pure_sendall, self, args, count);
+        return call_pure(sendall_otherwise, self, args, count);
     Py_ssize_t taken;
     switch (send_now(self, channel, args[0], &taken)) {
     case DONE:
@@ -281,7 +282,7 @@ static PyObject *socket_sendall(PyObject *self, PyObject *const *args, Py_ssize_
     case WAIT:
         break;
     }
-    return PyObject_CallFunction(pure_send_from, "OOni", self, args[0], taken, 0);
+    return PyObject_CallFunction(send_rest, "OOni", self, args[0], taken, 0);
 }
 
 static PyMethodDef recv_method = {"recv", (PyCFunction)(void (*)(void))socket_recv, METH_FASTCALL,
@@ -296,8 +297,8 @@ PyObject *install_socket(PyObject *module, PyObject *args) {
         return NULL;
     if (find_slot(type, "_channel", &socket_channel) < 0 || find_slot(type, "_patience", &socket_patience) < 0 ||
         find_slot(type, "_switched", &socket_switched) < 0 ||
-        find_slot(type, "_short_is_empty", &socket_short_is_empty) < 0 ||
-        find_slot(type, "_registered", &socket_registered) < 0 || find_slot(type, "received", &socket_received) < 0 || find_slot(type, "sent", &socket_sent) < 0 ||
+        find_slot(type, "_registered", &socket_registered) < 0 || find_slot(type, "received", &socket_received) < 0 ||
+        find_slot(type, "sent", &socket_sent) < 0 ||
         find_slot(green, "hub", &green_hub) < 0 || find_slot(green, "poller", &green_poller) < 0)
         return NULL;
     green_type = (PyTypeObject *)Py_NewRef(green);
@@ -305,10 +306,13 @@ PyObject *install_socket(PyObject *module, PyObject *args) {
     plain_recv = Py_NewRef(plain);
     name_bytes_sent = PyUnicode_InternFromString("bytes_sent");
     zero = PyLong_FromLong(0);
-    pure_send_from = PyObject_GetAttrString(type, "_send_from");
+    recv_otherwise = PyObject_GetAttrString(type, "_recv_otherwise");
+    sendall_otherwise = PyObject_GetAttrString(type, "_sendall_otherwise");
+    send_rest = PyObject_GetAttrString(type, "_send_from");
     if (replace_attribute(type, &received_count) < 0 || replace_attribute(type, &sent_count) < 0)
         return NULL;
-    if (name_bytes_sent == NULL || zero == NULL || pure_send_from == NULL ||
+    if (name_bytes_sent == NULL || zero == NULL || recv_otherwise == NULL || sendall_otherwise == NULL ||
+        send_rest == NULL ||
         replace_method(type, &recv_method, &pure_recv) < 0 || replace_method(type, &sendall_method, &pure_sendall) < 0)
         return NULL;
     Py_RETURN_NONE;

@@ -130,24 +130,7 @@ int step_task(Core *core, PyObject *task) {
     return run_step(task);
 }
 
-/* True if the dictionary that asyncio shows is the one that it uses. */
-static int is_used(PyObject *tasks, PyObject *enter, PyObject *leave) {
-    PyObject *loop = PyUnicode_FromString("a loop"), *found;
-    PyObject *result = loop ? PyObject_CallFunctionObjArgs(enter, loop, loop, NULL) : NULL;
-    int used = 0;
-    if (result != NULL) {
-        found = PyDict_GetItemWithError(tasks, loop);
-        used = found == loop;
-        Py_DECREF(result);
-        result = PyObject_CallFunctionObjArgs(leave, loop, loop, NULL);
-        Py_XDECREF(result);
-    }
-    Py_XDECREF(loop);
-    PyErr_Clear();
-    return used;
-}
-
-/* install_task(task class, PARKED, asyncio's _enter_task, its _leave_task, its _current_tasks or None) */
+/* install_task(task class, PARKED, asyncio's _enter_task, its _leave_task, the dictionary they use or None) */
 PyObject *install_task(PyObject *module, PyObject *args) {
     PyObject *type, *value, *enter, *leave, *tasks;
     if (!PyArg_ParseTuple(args, "O!OOOO", &PyType_Type, &type, &value, &enter, &leave, &tasks))
@@ -165,7 +148,7 @@ PyObject *install_task(PyObject *module, PyObject *args) {
     parked = Py_NewRef(value);
     asyncio_enter = Py_NewRef(enter);
     asyncio_leave = Py_NewRef(leave);
-    if (PyDict_CheckExact(tasks) && is_used(tasks, enter, leave))
+    if (PyDict_CheckExact(tasks))
         current_tasks = Py_NewRef(tasks);
     task_type = (PyTypeObject *)Py_NewRef(type);
     Py_RETURN_NONE;

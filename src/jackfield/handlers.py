@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import io
 import socket as _socket_std
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Generic, TypeVar
 
 from .streams import AsyncReader, AsyncSocket, AsyncWriter
@@ -80,6 +81,15 @@ def serve_with(handler_class: Any, request: Any, client_address: Any, server: An
     handler = prepared(handler_class, request, client_address, server)
     if handler is not None:
         run_handler(handler)
+
+
+def work_of(handler: Any) -> Callable[[], None]:
+    """What ``run_handler(handler)`` does; ``handle()`` itself where nothing else would be done around it."""
+    base = BaseRequestHandler
+    for name in ("setup", "finish"):
+        if getattr(getattr(handler, name), "__func__", None) is not getattr(base, name):
+            return partial(run_handler, handler)
+    return handler.handle  # type: ignore[no-any-return]
 
 
 def prepared(handler_class: Any, request: Any, client_address: Any, server: Any) -> Any | None:

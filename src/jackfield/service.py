@@ -17,7 +17,7 @@ from typing import Any
 
 from .connections import Connection, Connections
 from .door import AcceptPolicy, Action, Datagram, Listener, Outcome, accept_batch, receive_batch, reply_socket
-from .handlers import AsyncRequestHandler, BaseRequestHandler, life_of, prepared, run_handler, serve_with
+from .handlers import AsyncRequestHandler, BaseRequestHandler, life_of, prepared, run_handler, serve_with, work_of
 from .modes import AsyncBatchCrew, Batch, Crew, GreenCrew, Greens, Loop, Processes, Serial, Tasks, Threads
 from .reactor import GreenExit
 from .streams import AsyncSocket
@@ -201,7 +201,9 @@ class Service:
         try:
             handler = prepared(self.handler, sock, peer, self.owner)
             if handler is not None:
-                run_handler(handler)
+                # One frame less on the stack of a green thread, where each costs at every switch.
+                work = work_of(handler)
+                work()
         except BaseException as error:
             self._failed(peer, error)
         finally:

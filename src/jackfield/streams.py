@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from asyncio import current_task as _current_task
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from types import coroutine
 from typing import IO, Any, TypeVar
@@ -51,7 +52,7 @@ class AsyncSocket:
         self._reactor = reactor or current_reactor()
         channel = getattr(sock, "_channel", None)
         if channel is not None and channel.poller is not self._reactor.poller:
-            sock._channel = None  # of another loop, which may be closed
+            sock._channel = sock._user = None  # of another loop, which may be closed
 
     def __getattr__(self, name: str) -> Any:
         # What does not wait: getpeername, setsockopt, fileno, shutdown, close, family …
@@ -71,38 +72,35 @@ class AsyncSocket:
             channel = self._channel()
             yield from _give_way(channel)
         while True:
-            if channel.readable:
-                try:
-                    data = _recv(sock, bufsize, flags | DONTWAIT)
-                except BlockingIOError:
-                    channel.readable = False
-                except OSError as error:
-                    raise _closed_meanwhile(channel, error)  # noqa: B904
+            if not channel.readable:
+                if not 0 < bufsize < ABSURD:
+                    return _recv(sock, bufsize, flags | DONTWAIT)  # CPython answers or refuses at once
+                task: Any = _current_task()
+                if type(task) is DrivenTask and channel.reader is None:
+                    channel.reader = task
+                    channel.streak = 0
+                    try:
+                        yield PARKED
+                    except BaseException:
+                        if channel.reader is task:
+                            channel.reader = None
+                        raise
                 else:
-                    taken = len(data)
-                    sock.received += taken
-                    if taken < bufsize and sock._short_is_empty and not channel.hangup and not flags:
-                        channel.readable = False
-                    else:
-                        channel.streak += 1
-                        if channel.streak >= STREAK:
-                            # The turn is given up before the next call, not with this one's data in hand.
-                            sock._channel = None
-                    return data
-            elif not 0 < bufsize < ABSURD:
-                return _recv(sock, bufsize, flags | DONTWAIT)  # CPython answers or refuses at once
-            task: Any = asyncio.current_task()
-            if task.__class__ is DrivenTask and channel.reader is None:
-                channel.reader = task
-                channel.streak = 0
-                try:
-                    yield PARKED
-                except BaseException:
-                    if channel.reader is task:
-                        channel.reader = None
-                    raise
+                    yield from self._readable(channel)
+            try:
+                data = _recv(sock, bufsize, flags | DONTWAIT)
+            except BlockingIOError:
+                channel.readable = False
+                continue
+            except OSError as error:
+                raise _closed_meanwhile(channel, error)  # noqa: B904
+            taken = len(data)
+            sock.received += taken
+            if taken < bufsize and channel.short_is_empty and not flags:
+                channel.readable = False
             else:
-                yield from self._readable(channel)
+                sock._lengthen_streak(channel)
+            return data
 
     async def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
         """As ``recv``, into ``buffer``; returns the number of bytes."""
@@ -134,9 +132,10 @@ class AsyncSocket:
             else:
                 sock.sent += taken
                 if taken == len(data):
-                    channel.streak += 1
-                    if channel.streak >= STREAK:
-                        sock._channel = None  # the next call gives the turn up first
+                    if channel.streak:
+                        sock._lengthen_streak(channel)
+                    else:
+                        channel.streak = 1
                     return _DONE
                 channel.writable = False
         return self._send_rest(data, taken, flags)

@@ -460,6 +460,7 @@ def test_cancelled_from_a_green_thread_and_from_another_thread(host: Host) -> No
 @breaks_the_pure_twin
 def test_a_driver_that_is_no_task_to_asyncio_would_be_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """The broken case: without the documented extension points asyncio does not know the coroutine as a task."""
+    monkeypatch.setattr("jackfield.reactor.driver._current_tasks", None)
     monkeypatch.setattr("jackfield.reactor.driver._enter_task", lambda loop, task: None)
     monkeypatch.setattr("jackfield.reactor.driver._leave_task", lambda loop, task: None)
 

@@ -65,7 +65,9 @@ def _closed_meanwhile(channel: Channel, error: OSError) -> OSError:
 class CooperativeSocket(_socket_std.socket):
     """What the drop-in ``socket`` class does differently from its base: how it waits, and what it counts."""
 
-    __slots__ = ("_channel", "_patience", "_registered", "_short_is_empty", "_switched", "received", "sent")
+    __slots__ = (
+        "_channel", "_patience", "_registered", "_short_is_empty", "_switched", "_user", "_usual", "received", "sent",
+    )  # fmt: skip
 
     def __init__(self, family: int = -1, type: int = -1, proto: int = -1, fileno: int | None = None) -> None:
         try:
@@ -87,6 +89,10 @@ class CooperativeSocket(_socket_std.socket):
         #: The channel, when a green thread may use it without another thought; and the channel to give back at the end.
         self._channel: Channel | None = None
         self._registered: Channel | None = None
+        #: The green thread that may wait in ``_channel`` without a deadline, and the size it may ask for: looked at
+        #: once, and not again for each message. Set only while ``_channel`` is.
+        self._user: Any = None
+        self._usual = 0
 
     # -- patience ----------------------------------------------------------------------------------------------------
 
@@ -97,7 +103,7 @@ class CooperativeSocket(_socket_std.socket):
             # CPython stores the timeout before the system call that may fail.
             self._patience = _Raw.gettimeout(self)
             self._switched = False
-            self._channel = None
+            self._channel = self._user = None
 
     def gettimeout(self) -> float | None:
         return self._patience
@@ -149,6 +155,7 @@ class CooperativeSocket(_socket_std.socket):
         # descriptors or at a change of credentials (unix(7)), with more behind it.
         accepted = self._short_is_empty
         self._short_is_empty = _type(self) == _STREAM and _family(self) in _INTERNET
+        channel.short_is_empty = self._short_is_empty and not channel.hangup
         if fresh and accepted:
             # Registering reports what is there already as an edge of its own, so there is no need to try first. (On a
             # socket that is not connected there is: it has an error to tell, and no edge.)
@@ -231,24 +238,72 @@ class CooperativeSocket(_socket_std.socket):
     # -- receiving ---------------------------------------------------------------------------------------------------
 
     def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
-        green = getcurrent()
-        if green.__class__ is not GreenThread and not self._switched:
-            data = _recv(self, bufsize, flags)
-            self.received += len(data)
-            return data
-        if green.__class__ is not GreenThread or flags:
+        channel: Channel = self._channel  # type: ignore[assignment]  # it is there where _user is
+        green: Any = getcurrent()
+        if (
+            self._user is not green
+            or self._usual != bufsize
+            or flags
+            or channel.readable
+            or channel.reader is not None
+        ):
             return self._recv_otherwise(bufsize, flags)
-        channel = self._channel
-        if channel is None or channel.poller is not green.poller:
+        # The way of nearly every message, written out: wait without a deadline, then take what has come.
+        channel.reader = green
+        channel.streak = 0
+        try:
+            green.hub.switch()
+        except BaseException:
+            if channel.reader is green:
+                channel.reader = None
+            raise
+        try:
+            data = _recv(self, bufsize, DONTWAIT)
+        except BlockingIOError:
+            return self._recv_otherwise(bufsize, 0)
+        except OSError as error:
+            raise _closed_meanwhile(channel, error)  # noqa: B904
+        taken = len(data)
+        self.received += taken
+        if taken < bufsize and channel.short_is_empty:
+            channel.readable = False
+        return data
+
+    def _lengthen_streak(self, channel: Channel) -> None:
+        channel.streak += 1
+        if channel.streak >= STREAK:
+            # The turn is given up before the next call, not with this one's data in hand.
+            self._channel = self._user = None
+
+    def _recv_otherwise(self, bufsize: int, flags: int = 0, /) -> bytes:
+        """``recv()`` in full."""
+        green = getcurrent()
+        if not isinstance(green, GreenThread) and not self._switched:
+            data = _recv(self, bufsize, flags)
+            self._count(len(data), flags)
+            return data
+        if isinstance(green, GreenThread) and not flags:
             channel = self._join(green.poller)
-            if channel is None:
-                return self._recv_otherwise(bufsize, flags)
-            if channel.streak >= STREAK:
-                channel.streak = 0
-                green.pass_turn()
-        deadline = None if self._patience is None else monotonic() + self._patience
+            if channel is not None:
+                return self._recv_joined(bufsize, channel, green)
+        if flags & WAITALL and not flags & (PEEK | DONTWAIT) and isinstance(green, GreenThread):
+            buffer = bytearray(bufsize)
+            return bytes(memoryview(buffer)[: self._recv_all_into(memoryview(buffer), flags)])
+        if flags & OOB and self._patience:
+            self._wait_as_cpython()
+        data = self._attempt(lambda f: _recv(self, bufsize, f), flags, reading=True)
+        self._count(len(data), flags)
+        return data
+
+    def _recv_joined(self, bufsize: int, channel: Channel, green: GreenThread) -> bytes:
+        """``recv()`` of a green thread, with whatever patience."""
+        if channel.streak >= STREAK:
+            channel.streak = 0
+            green.pass_turn()
+        deadline = self._deadline()
+        self._user, self._usual = green if deadline is None else None, bufsize if 0 < bufsize < ABSURD else 0
         while True:
-            if channel.readable:
+            if channel.readable or not 0 < bufsize < ABSURD:  # else CPython answers or refuses at once
                 try:
                     data = _recv(self, bufsize, DONTWAIT)
                 except BlockingIOError:
@@ -256,40 +311,13 @@ class CooperativeSocket(_socket_std.socket):
                 except OSError as error:
                     raise _closed_meanwhile(channel, error)  # noqa: B904
                 else:
-                    taken = len(data)
-                    self.received += taken
-                    if taken < bufsize and self._short_is_empty and not channel.hangup:
+                    self.received += len(data)
+                    if len(data) < bufsize and channel.short_is_empty:
                         channel.readable = False
                     else:
-                        channel.streak += 1
-                        if channel.streak >= STREAK:
-                            # The turn is given up before the next call, not with this one's data in hand.
-                            self._channel = None
+                        self._lengthen_streak(channel)
                     return data
-            elif not 0 < bufsize < ABSURD:
-                return _recv(self, bufsize, DONTWAIT)  # nothing to wait for: CPython answers or refuses at once
-            if deadline is None and channel.reader is None:
-                # The way of nearly every message, written out: park without a deadline.
-                channel.reader = green
-                channel.streak = 0
-                try:
-                    green.hub.switch()
-                except BaseException:
-                    if channel.reader is green:
-                        channel.reader = None
-                    raise
-            else:
-                self._wait_readable(channel, green, deadline)
-
-    def _recv_otherwise(self, bufsize: int, flags: int) -> bytes:
-        if flags & WAITALL and not flags & (PEEK | DONTWAIT) and isinstance(getcurrent(), GreenThread):
-            data = bytearray(bufsize)
-            return bytes(memoryview(data)[: self._recv_all_into(memoryview(data), flags)])
-        if flags & OOB and self._patience:
-            self._wait_as_cpython()
-        data_read = self._attempt(lambda f: _recv(self, bufsize, f), flags, reading=True)
-        self._count(len(data_read), flags)
-        return data_read
+            self._wait_readable(channel, green, deadline)
 
     def _count(self, taken: int, flags: int) -> None:
         """Bytes that were only looked at come again, and count then."""
@@ -362,34 +390,39 @@ class CooperativeSocket(_socket_std.socket):
 
     def sendall(self, data: Buffer, flags: int = 0, /) -> None:
         """Send all of ``data``, or raise; the exception's ``bytes_sent`` tells how much the kernel had taken."""
+        channel = self._channel
+        if channel is None or not channel.writable or type(data) is not bytes:
+            self._sendall_otherwise(data, flags)
+            return
         # The way of nearly every answer, written out: bytes, all of which the kernel takes at once.
+        try:
+            taken = _send(self, data, flags | DONTWAIT)
+        except BlockingIOError:
+            taken = 0
+        except OSError as error:
+            error.bytes_sent = 0  # type: ignore[attr-defined]
+            raise
+        self.sent += taken
+        if taken != len(data):
+            channel.writable = False
+            self._send_from(data, taken, flags)
+        elif channel.streak:
+            self._lengthen_streak(channel)
+        else:
+            channel.streak = 1
+
+    def _sendall_otherwise(self, data: Buffer, flags: int = 0, /) -> None:
+        """``sendall()`` in full."""
         taken = 0
-        if data.__class__ is bytes:
-            green = getcurrent()
-            if green.__class__ is GreenThread:
-                channel = self._channel
-                straight = channel is not None and channel.poller is green.poller and channel.writable
-            else:
-                channel = None
-                straight = self._patience is None and not self._switched
-            if straight:
-                try:
-                    taken = _send(self, data, flags if channel is None else flags | DONTWAIT)
-                except BlockingIOError:
-                    pass
-                except OSError as error:
-                    error.bytes_sent = 0  # type: ignore[attr-defined]
-                    raise
-                else:
-                    self.sent += taken
-                    if taken == len(data):
-                        if channel is not None:
-                            channel.streak += 1
-                            if channel.streak >= STREAK:
-                                self._channel = None  # the next call gives the turn up first
-                        return
-                if channel is not None:
-                    channel.writable = False
+        if self._patience is None and type(data) is bytes and not self._waits_itself():
+            try:
+                taken = _send(self, data, flags)
+            except OSError as error:
+                error.bytes_sent = 0  # type: ignore[attr-defined]
+                raise
+            self.sent += taken
+            if taken == len(data):
+                return
         self._send_from(data, taken, flags)
 
     def _send_from(self, data: Buffer, taken: int, flags: int) -> None:
@@ -465,7 +498,7 @@ class CooperativeSocket(_socket_std.socket):
     def _forget(self) -> None:
         # The native twin counts in the channel, which goes.
         self.received, self.sent = self.received, self.sent
-        channel, self._registered, self._channel = self._registered, None, None
+        channel, self._registered, self._channel, self._user = self._registered, None, None, None
         if channel is not None and channel.poller is not None:
             channel.poller.forget(channel)
 

@@ -32,6 +32,25 @@ class _Parked:
 PARKED: Final = _Parked()
 
 
+def _find_current_tasks() -> dict[Any, Any] | None:
+    """The dictionary in which asyncio keeps the current task of each loop, up to 3.13; None where it has another place.
+
+    Entering and leaving a task by it costs a third of what the two functions cost that do nothing else.
+    """
+    tasks: dict[Any, Any] | None = getattr(asyncio.tasks, "_current_tasks", None)
+    if type(tasks) is not dict:
+        return None
+    loop: Any = object()
+    _enter_task(loop, loop)
+    try:
+        return tasks if tasks.get(loop) is loop else None
+    finally:
+        _leave_task(loop, loop)
+
+
+_current_tasks: Final = _find_current_tasks()
+
+
 class DrivenTask(asyncio.Future[Any]):
     """A coroutine driven by the reactor, with the interface of :class:`asyncio.Task`. Made by :func:`drive`."""
 
@@ -79,7 +98,10 @@ class DrivenTask(asyncio.Future[Any]):
             return
         self._due = False
         loop = self._home
-        _enter_task(loop, self)  # type: ignore[arg-type]
+        if _current_tasks is not None:
+            _current_tasks[loop] = self
+        else:
+            _enter_task(loop, self)  # type: ignore[arg-type]
         try:
             if self._interrupt is None:
                 yielded = self._context.run(self._send or self._coro.send, None)
@@ -94,7 +116,10 @@ class DrivenTask(asyncio.Future[Any]):
             if yielded is not PARKED:
                 self._wait_for(yielded)
         finally:
-            _leave_task(loop, self)  # type: ignore[arg-type]
+            if _current_tasks is not None:
+                del _current_tasks[loop]
+            else:
+                _leave_task(loop, self)  # type: ignore[arg-type]
 
     def _returned(self, value: Any) -> None:
         self._finish()
@@ -197,7 +222,7 @@ class DrivenTask(asyncio.Future[Any]):
 
 
 if native is not None:
-    native.install_task(DrivenTask, PARKED, _enter_task, _leave_task, getattr(asyncio.tasks, "_current_tasks", None))
+    native.install_task(DrivenTask, PARKED, _enter_task, _leave_task, _current_tasks)
 
 
 class Ended(Exception):

@@ -91,11 +91,16 @@ class GreenThread(greenlet):
         function: Any = self._function
         args, kwargs = self._args, self._kwargs
         if type(function) is MethodType:
-            # From 3.12 on the interpreter enters a plain function without a C frame, of which each would be copied at
-            # each switch and kept for as long as the green thread waits.
+            # The interpreter enters a plain function without a C frame, of which each would be copied at each switch
+            # and kept for as long as the green thread waits; up to 3.11 only where the arguments are written out.
             function, args = function.__func__, (function.__self__, *args)
         try:
-            self._end(function(*args, **kwargs), None)
+            if len(args) == 3 and not kwargs:
+                first, second, third = args  # a handler's: service, socket and peer
+                value = function(first, second, third)
+            else:
+                value = function(*args, **kwargs)
+            self._end(value, None)
         except BaseException as error:
             self._end(None, error)
             if isinstance(error, KeyboardInterrupt) and not self._killed:

@@ -41,7 +41,7 @@ class Poller(Core):
             # Two socket objects for one descriptor share its channel: what either knew of it no longer holds.
             channel = self.channels.get(fd)
             if channel is not None:
-                channel.readable = channel.writable = True
+                channel.readable, channel.writable = True, channel.writer is None
                 return channel
             self._ready.modify(fd, _REGISTER)
         # An older channel under this number is that of a descriptor closed without our knowing: the kernel dropped it.

@@ -30,6 +30,8 @@ ROUNDS = 8
 #: would otherwise keep its green thread running for ever.
 STREAK = 64
 
+#: What the kernel tells of nearly every message: bytes have come, and there is room for an answer.
+_MESSAGE = IN | OUT
 _READ = IN | RDHUP | PRI | HUP | ERR
 _WRITE = OUT | HUP | ERR
 _STICKY = RDHUP | PRI | HUP | ERR
@@ -44,12 +46,15 @@ class Waiter(Protocol):
 class Channel:
     """What is known of one registered descriptor, and who waits for it.
 
-    ``readable`` and ``writable`` are hints that an operation may succeed. A read shorter than asked proves a stream's
-    kernel buffer empty, so the reader may clear ``readable`` without a second call; after ``hangup`` (end of stream,
-    error or urgent data, which epoll announces once) it must not.
+    ``readable`` and ``writable`` are hints that an operation may succeed. Where ``short_is_empty`` is set, a read
+    shorter than asked proves the kernel's buffer empty, so the reader may clear ``readable`` without a second call;
+    after ``hangup`` (end of stream, error or urgent data, which epoll announces once) it must not.
     """
 
-    __slots__ = ("borrowers", "fd", "hangup", "lent", "poller", "readable", "reader", "streak", "writable", "writer")
+    __slots__ = (
+        "borrowers", "fd", "hangup", "lent", "poller", "readable", "reader", "short_is_empty", "streak", "writable",
+        "writer",
+    )  # fmt: skip
 
     def __init__(self, fd: int, poller: Poller) -> None:
         self.fd = fd
@@ -58,6 +63,8 @@ class Channel:
         self.readable = True
         self.writable = True
         self.hangup = False
+        #: Whoever registers a stream of the internet says so.
+        self.short_is_empty = False
         self.reader: Waiter | None = None
         self.writer: Waiter | None = None
         #: Those who wait for the bare descriptor, and whether the channel is there for them only.
@@ -73,10 +80,17 @@ class Channel:
         self.reader = waiter
 
     def claim_writer(self, waiter: Waiter) -> None:
-        """``waiter`` is resumed when the descriptor may be written. MisuseError if another waits already."""
+        """``waiter``, to whom ``writable`` was not true, is resumed when the descriptor may be written. MisuseError if
+        another waits already."""
         if self.writer is not None:
             raise conflict(self.fd, "write", self.writer, waiter)
         self.writer = waiter
+
+    def tell(self, mask: int) -> bool:
+        """Note what an event tells of the end; whether it tells that a read may succeed."""
+        if mask & _STICKY:
+            self.hangup, self.short_is_empty = True, False
+        return mask & _READ != 0
 
 
 def conflict(fd: int, verb: str, first: object, second: object) -> MisuseError:
@@ -138,12 +152,11 @@ class Core:
                     return False
                 undelivered = iter(events)
                 for fd, mask in undelivered:
-                    channel = channels.get(fd)
-                    if channel is None:
-                        continue
-                    if mask & _STICKY:
-                        channel.hangup = True
-                    if mask & _READ:
+                    try:
+                        channel = channels[fd]
+                    except KeyError:
+                        continue  # of a descriptor that an earlier one of this batch has closed
+                    if mask == _MESSAGE or channel.tell(mask):
                         channel.readable = True
                         waiter = channel.reader
                         if waiter is not None:
@@ -151,7 +164,7 @@ class Core:
                             self.current = waiter
                             waiter.switch()
                     # An edge tells all that holds now, so most events of a reader say that it could write as well.
-                    if (not channel.writable or channel.writer is not None) and mask & _WRITE:
+                    if not channel.writable and mask & _WRITE:
                         channel.writable = True
                         waiter = channel.writer
                         if waiter is not None:
