@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from .greens import GreenThread
     from .watchdog import Watchdog
 
+#: Green threads that are kept for other work: a burst of short connections needs as many as it has open at once, and
+#: each holds some 10 KB.
+SPARES = 64
+
 
 class Reactor:
     """Readiness and time for the green threads and driven coroutines of one thread.
@@ -42,6 +46,8 @@ class Reactor:
         #: The greenlet that runs the host loop's callbacks: where a green thread goes when it waits.
         self.hub: greenlet = getcurrent()
         self.greens: set[GreenThread] = set()
+        #: Green threads whose work has ended, for another.
+        self.spares: list[GreenThread] = []
         self.tasks: set[DrivenTask] = set()
         self.watchdog: Watchdog | None = None
         #: Who takes what a signal handler raised while the hub had the thread; the host loop if None.
@@ -143,6 +149,11 @@ class Reactor:
     # -- life -------------------------------------------------------------------------------------------------------
 
     @property
+    def keeps_spares(self) -> bool:
+        """Whether there is room for another spare."""
+        return len(self.spares) < SPARES and not self.poller.closed
+
+    @property
     def closed(self) -> bool:
         return self.loop.is_closed() or self.poller.closed
 
@@ -152,6 +163,10 @@ class Reactor:
             return
         if self.watchdog is not None:
             self.watchdog.close()
+        spares, self.spares = self.spares, []
+        for spare in spares:
+            spare.parent = getcurrent()
+            spare.switch()  # it returns
         if self._host_timer is not None:
             self._host_timer.cancel()
         if not self.loop.is_closed():
@@ -162,6 +177,7 @@ class Reactor:
     def _loop_let_go(self, _: object) -> None:
         # In the midst of the loop's own end: it is not to be asked for anything more.
         if self.loop.is_closed():
+            self.spares.clear()
             self.poller.close()
             _reactors.forget(self)
 

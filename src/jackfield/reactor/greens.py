@@ -6,10 +6,11 @@ import asyncio
 import contextlib
 import contextvars
 import logging
+import sys
 import threading
 from collections.abc import Callable, Coroutine
 from types import MethodType
-from typing import Any, Final, TypeVar
+from typing import Any, ClassVar, Final, TypeVar
 
 from greenlet import GreenletExit as GreenExit
 from greenlet import getcurrent, greenlet
@@ -45,9 +46,12 @@ class GreenThread(greenlet):
     """
 
     __slots__ = (
-        "_args", "_error", "_function", "_joiners", "_killed", "_kwargs", "_on_end", "_timer", "_value",
+        "_args", "_begun", "_error", "_function", "_joiners", "_killed", "_kwargs", "_on_end", "_timer", "_value",
         "done", "hub", "name", "poller", "reactor",
     )  # fmt: skip
+
+    #: References to one that nobody else holds, as it counts them at the end of a turn; 0 before they were counted.
+    _alone: ClassVar[int] = 0
 
     def __init__(
         self,
@@ -61,16 +65,23 @@ class GreenThread(greenlet):
         self.reactor = reactor
         self.poller: Poller = reactor.poller
         self.hub = reactor.hub
+        self._joiners: list[Wait] | None = None
+        self._timer: Timer | None = None
+        self._begin(function, args, kwargs, on_end)
+
+    def _begin(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], on_end: OnEnd | None
+    ) -> None:
+        """All that a life has of its own: one that has ended, and that nobody else holds, may have another."""
         self.name: str = getattr(function, "__qualname__", None) or repr(function)
         #: True once it has returned, raised or been killed.
         self.done = False
+        self._begun = False
         self._function: Callable[..., Any] | None = function
         self._args = args
         self._kwargs = kwargs
         self._value: Any = None
         self._error: BaseException | None = None
-        self._joiners: list[Wait] | None = None
-        self._timer: Timer | None = None
         self._killed = False
         #: Told of the end, in place of the log.
         self._on_end = on_end
@@ -78,34 +89,58 @@ class GreenThread(greenlet):
         self.gr_context = contextvars.copy_context()
 
     def __repr__(self) -> str:
-        state = "done" if self.done else "waiting" if self else "starting"
+        state = "done" if self.done else "waiting" if self._begun else "starting"
         if getcurrent() is self:
             state = "running"
         return f"<green thread {self.name} at {id(self):#x}, {state}>"
 
     def run(self) -> None:
-        if self.done:
-            return  # killed before its first turn
-        # The hub may have changed hands between making and starting: a loop can be run again from another greenlet.
-        self.hub = self.parent = self.reactor.hub
-        function: Any = self._function
-        args, kwargs = self._args, self._kwargs
-        if type(function) is MethodType:
-            # The interpreter enters a plain function without a C frame, of which each would be copied at each switch
-            # and kept for as long as the green thread waits; up to 3.11 only where the arguments are written out.
-            function, args = function.__func__, (function.__self__, *args)
-        try:
-            if len(args) == 3 and not kwargs:
-                first, second, third = args  # a handler's: service, socket and peer
-                value = function(first, second, third)
-            else:
-                value = function(*args, **kwargs)
-            self._end(value, None)
-        except BaseException as error:
-            self._end(None, error)
-            if isinstance(error, KeyboardInterrupt) and not self._killed:
-                # Ctrl-C happened to meet this one: it ends the loop's run, as in a task of asyncio's.
-                raise
+        while not self.done:  # it may be killed before its first turn
+            self._begun = True
+            # The hub may have changed hands between making and starting: a loop can be run again from another greenlet.
+            self.hub = self.parent = self.reactor.hub
+            function: Any = self._function
+            args, kwargs = self._args, self._kwargs
+            if type(function) is MethodType:
+                # The interpreter enters a plain function without a C frame, of which each would be copied at each
+                # switch and kept for as long as the green thread waits; up to 3.11 only where the arguments are
+                # written out.
+                function, args = function.__func__, (function.__self__, *args)
+            try:
+                if len(args) == 3 and not kwargs:
+                    first, second, third = args  # a handler's: service, socket and peer
+                    value = function(first, second, third)
+                else:
+                    value = function(*args, **kwargs)
+                self._end(value, None)
+            except BaseException as error:
+                self._end(None, error)
+                if isinstance(error, KeyboardInterrupt) and not self._killed:
+                    # Ctrl-C happened to meet this one: it ends the loop's run, as in a task of asyncio's.
+                    raise
+                return
+            function = args = kwargs = value = first = second = third = None  # type: ignore[assignment]
+            if not self._rests():
+                return
+            try:
+                self.hub.switch()
+            except BaseException:
+                return  # let go of
+
+    def _rests(self) -> bool:
+        """Whether it is kept for another life. The interpreter maps memory for the frames of each greenlet and gives it
+        back with it, which costs more than all else there is to begin and end one."""
+        reactor = self.reactor
+        alone = sys.getrefcount(self)
+        if self.name is _count_references.__qualname__:
+            GreenThread._alone = alone
+        # Whoever resumed it otherwise than by its turn holds it too, and so does whoever may still want it: to join it,
+        # to kill it, or for a wait that has not been called off.
+        if self.poller.current is not self or alone > GreenThread._alone or not reactor.keeps_spares:
+            return False
+        self._value = None
+        reactor.spares.append(self)
+        return True
 
     def _end(self, value: Any, error: BaseException | None) -> None:
         self.done = True
@@ -189,7 +224,7 @@ class GreenThread(greenlet):
             return
         if getcurrent() is self:
             raise error
-        if not self and threading.get_ident() == self.reactor.thread_id:
+        if not self._begun and threading.get_ident() == self.reactor.thread_id:
             # Not started. Throwing into it would raise here: greenlet documents it so.
             self._end(None, error() if isinstance(error, type) else error)
             return
@@ -237,7 +272,7 @@ class _Throw:
         green = self.green
         if green.done:
             return
-        if not green:
+        if not green._begun:
             green.kill(self.error)
             return
         green._killed = True
@@ -246,6 +281,10 @@ class _Throw:
 
 def _nothing() -> None:
     """What a timer calls whose green thread has ended."""
+
+
+def _count_references() -> None:
+    """What the first green thread of a process runs, which nobody holds."""
 
 
 def in_green() -> bool:
@@ -274,7 +313,14 @@ def spawn_on(
 
     ``on_end(green, error)`` is called by the green thread as the last thing it does; ``error`` is what it ended by.
     """
-    green = GreenThread(reactor, function, args, kwargs or _NONE, on_end)
+    spares = reactor.spares
+    if spares:
+        green = spares.pop()
+        green._begin(function, args, kwargs or _NONE, on_end)
+    else:
+        if not GreenThread._alone:
+            reactor.schedule(GreenThread(reactor, _count_references, (), _NONE))
+        green = GreenThread(reactor, function, args, kwargs or _NONE, on_end)
     reactor.greens.add(green)
     reactor.schedule(green)
     return green
