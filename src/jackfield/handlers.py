@@ -17,6 +17,9 @@ from .streams import AsyncReader, AsyncSocket, AsyncWriter
 
 ServerT = TypeVar("ServerT")
 
+#: The methods of a handler's life that it may have of its own.
+_LIFE = frozenset(("run", "setup", "finish"))
+
 if TYPE_CHECKING:
     # For a type checker a handler is generic in its server class: ``BaseRequestHandler[MyServer]``.
     class _OfServer(Generic[ServerT]):
@@ -85,11 +88,10 @@ def serve_with(handler_class: Any, request: Any, client_address: Any, server: An
 
 def work_of(handler: Any) -> Callable[[], None]:
     """What ``run_handler(handler)`` does; ``handle()`` itself where nothing else would be done around it."""
-    base = BaseRequestHandler
-    for name in ("setup", "finish"):
-        if getattr(getattr(handler, name), "__func__", None) is not getattr(base, name):
-            return partial(run_handler, handler)
-    return handler.handle  # type: ignore[no-any-return]
+    kind, base = type(handler), BaseRequestHandler
+    if kind.setup is base.setup and kind.finish is base.finish and _LIFE.isdisjoint(vars(handler)):
+        return handler.handle  # type: ignore[no-any-return]
+    return partial(run_handler, handler)
 
 
 def prepared(handler_class: Any, request: Any, client_address: Any, server: Any) -> Any | None:
@@ -219,11 +221,15 @@ class AsyncRequestHandler(_OfServer[ServerT]):
 
 def life_of(handler: Any) -> Coroutine[Any, Any, None]:
     """What ``handler.run()`` does; the coroutine of ``handle()`` itself where nothing else would be done around it."""
-    base = AsyncRequestHandler
-    for name in ("run", "setup", "finish"):
-        if getattr(getattr(handler, name), "__func__", None) is not getattr(base, name):
-            return handler.run()  # type: ignore[no-any-return]
-    return handler.handle()  # type: ignore[no-any-return]
+    kind, base = type(handler), AsyncRequestHandler
+    if (
+        kind.run is base.run
+        and kind.setup is base.setup
+        and kind.finish is base.finish
+        and _LIFE.isdisjoint(vars(handler))
+    ):
+        return handler.handle()  # type: ignore[no-any-return]
+    return handler.run()  # type: ignore[no-any-return]
 
 
 class AsyncStreamRequestHandler(AsyncRequestHandler[ServerT]):

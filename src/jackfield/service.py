@@ -19,7 +19,7 @@ from .connections import Connection, Connections
 from .door import AcceptPolicy, Action, Datagram, Listener, Outcome, accept_batch, receive_batch, reply_socket
 from .handlers import AsyncRequestHandler, BaseRequestHandler, life_of, prepared, run_handler, serve_with, work_of
 from .modes import AsyncBatchCrew, Batch, Crew, GreenCrew, Greens, Loop, Processes, Serial, Tasks, Threads
-from .reactor import GreenExit
+from .reactor import GreenExit, Reactor, current_reactor
 from .streams import AsyncSocket
 
 _log = logging.getLogger("jackfield.server")
@@ -60,6 +60,8 @@ class Service:
         self._serve = self._serve_stream  # one object for all
         self._loop: Loop | None = None
         self._crew: Crew | None = None
+        #: Where green threads and coroutines wait.
+        self._reactor: Reactor | None = None
         self._policies = {listener: AcceptPolicy(name=listener.location) for listener in self.listeners}
         self._resume_at: dict[Listener, float] = {}
         #: The number by which the loop watches each listener, as one that was closed no longer tells its own; and what
@@ -83,7 +85,11 @@ class Service:
             self.units = Processes(loop=loop)
             self.units.on_reaped = self._child_ended
         else:
-            self.units = {"serial": Serial, "thread": Threads, "green": Greens, "async": Tasks}[self.mode]()
+            if self.mode in ("green", "async"):
+                self._reactor = current_reactor()
+                self.units = (Greens if self.mode == "green" else Tasks)(reactor=self._reactor)
+            else:
+                self.units = Serial() if self.mode == "serial" else Threads()
             if self.mode != "serial":
                 kind = {"thread": Crew, "green": GreenCrew, "async": AsyncBatchCrew}[self.mode]
                 self._crew = kind(self.units, DATAGRAM_UNITS[self.mode])
@@ -189,6 +195,8 @@ class Service:
             self._close(sock)
 
     def _start_unit(self, connection: Connection, sock: Any, peer: Any) -> None:
+        if self._reactor is not None:
+            sock._join_accepted(self._reactor.poller)
         if self.mode == "async":
             self._start_coroutine(sock, peer)
         elif self.mode == "process":
@@ -212,7 +220,7 @@ class Service:
     def _start_coroutine(self, sock: Any, peer: Any) -> None:
         """The same for async. The handler's own coroutine is the unit: one around it would cost at every message."""
         try:
-            coro = life_of(self.handler(AsyncSocket(sock), peer, self.owner))
+            coro = life_of(self.handler(AsyncSocket(sock, self._reactor), peer, self.owner))
         except Exception as error:
             self._coroutine_ended(sock, error)
         else:

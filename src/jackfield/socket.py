@@ -49,6 +49,7 @@ _PIPE_SIZE = 1 << 20
 
 
 _INTERNET = (int(_socket_std.AF_INET), int(_socket_std.AF_INET6))
+_family_of, _type_of, _proto_of = _Raw.family.__get__, _Raw.type.__get__, _Raw.proto.__get__
 
 
 class socket(_CooperativeSocket):
@@ -60,8 +61,13 @@ class socket(_CooperativeSocket):
         """As ``socket.accept``. The new socket is blocking, or has the default timeout, whatever this one has."""
         # Nothing to wait for on a non-blocking one, which is what servers ask again and again.
         fd, address = self._accept() if self._patience != 0.0 else _Raw._accept(self)  # type: ignore[attr-defined]
-        family = _Raw.family.__get__(self)  # a plain number, where self.family is an enum made for each asking
-        sock = socket(family, _Raw.type.__get__(self), _Raw.proto.__get__(self), fd)
+        # Plain numbers, where self.family is an enum made for each asking; and what __init__() does, straight.
+        family = _family_of(self)
+        sock = socket.__new__(socket)
+        _Raw.__init__(sock, family, _type_of(self), _proto_of(self), fd)
+        sock._io_refs = 0  # type: ignore[attr-defined]
+        sock._closed = False  # type: ignore[attr-defined]
+        sock._begin()
         sock._short_is_empty = family in _INTERNET
         return sock, address
 

@@ -125,6 +125,11 @@ class AcceptPolicy:
         return _ACTIONS.get(error.errno, Action.UNKNOWN)
 
     @property
+    def calm(self) -> bool:
+        """Whether nothing has gone wrong of late: then neither :meth:`note_well` nor :meth:`end` has anything to do."""
+        return not self._episodes and not self._faults_in_a_row
+
+    @property
     def in_trouble(self) -> bool:
         """Whether an episode has begun and not been ended."""
         return bool(self._episodes)
@@ -223,8 +228,8 @@ def accept_batch(
                 report(text)
             return Outcome(accepted, action, policy.pause, error)
         accepted += 1
-        policy.note_well()
-        if policy.in_trouble:
+        if not policy.calm:
+            policy.note_well()
             for text in policy.end():
                 report(text)
         take(connection)

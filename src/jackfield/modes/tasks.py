@@ -7,15 +7,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from ..reactor import DrivenTask, Reactor, current_reactor, drive
-from ..reactor.driver import Ended
 from .units import Units, report
-
-
-def _error_of(task: DrivenTask) -> BaseException | None:
-    if task.cancelled():
-        return asyncio.CancelledError()
-    error = task.exception()
-    return error.__cause__ if isinstance(error, Ended) and error.__cause__ is not None else error
 
 
 class Tasks(Units[DrivenTask]):
@@ -37,8 +29,7 @@ class Tasks(Units[DrivenTask]):
         task.tag = tag
         self.add(task)
 
-    def _task_ended(self, task: DrivenTask) -> None:
-        error = _error_of(task)
+    def _task_ended(self, task: DrivenTask, error: BaseException | None) -> None:
         try:
             if task.tag is not None:
                 self.on_end(task.tag, error)

@@ -91,9 +91,12 @@ class Units(Generic[U]):
         """Called by the unit itself, as the last thing it does."""
         waits: list[Any] = []
         with self._lock:
-            was_full = self.full
-            self._live.discard(unit)
-            idle = not self._live
+            live, limit = self._live, self.limit
+            was_full = limit is not None and len(live) >= limit
+            live.discard(unit)
+            if live and not was_full:
+                return  # nobody waits for this one
+            idle = not live
             if idle:
                 waits, self._waits = self._waits, []
             if was_full:

@@ -80,6 +80,9 @@ class CooperativeSocket(_socket_std.socket):
                 "a raw socket needs the capability CAP_NET_RAW: run as root, or setcap cap_net_raw+ep on the program"
             )
             raise PermissionError(error.errno, f"{error.strerror}: {advice}") from None
+        self._begin()
+
+    def _begin(self) -> None:
         #: Bytes taken from the kernel and given to it so far.
         self.received = 0
         self.sent = 0
@@ -165,6 +168,14 @@ class CooperativeSocket(_socket_std.socket):
             self.received, self.sent = self.received, self.sent  # the native twin counts in the channel, which goes
         self._registered = self._channel = channel
         return channel
+
+    def _join_accepted(self, poller: Poller) -> None:
+        """:meth:`_join` of a socket that was accepted just now, before anybody uses it."""
+        if self._patience is not None or not self._short_is_empty:
+            return  # the first who waits sees to it
+        self._registered = self._channel = channel = poller.register(self.fileno())
+        channel.short_is_empty = not channel.hangup
+        channel.readable = False  # what is there already is reported as an edge
 
     def _wait_readable(self, channel: Channel, green: GreenThread, deadline: float | None) -> None:
         channel.claim_reader(green)

@@ -48,6 +48,7 @@ class Reactor:
         self.greens: set[GreenThread] = set()
         #: Green threads whose work has ended, for another.
         self.spares: list[GreenThread] = []
+        self.most_spares = SPARES
         self.tasks: set[DrivenTask] = set()
         self.watchdog: Watchdog | None = None
         #: Who takes what a signal handler raised while the hub had the thread; the host loop if None.
@@ -149,11 +150,6 @@ class Reactor:
     # -- life -------------------------------------------------------------------------------------------------------
 
     @property
-    def keeps_spares(self) -> bool:
-        """Whether there is room for another spare."""
-        return len(self.spares) < SPARES and not self.poller.closed
-
-    @property
     def closed(self) -> bool:
         return self.loop.is_closed() or self.poller.closed
 
@@ -163,6 +159,7 @@ class Reactor:
             return
         if self.watchdog is not None:
             self.watchdog.close()
+        self.most_spares = 0
         spares, self.spares = self.spares, []
         for spare in spares:
             spare.parent = getcurrent()

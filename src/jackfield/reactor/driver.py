@@ -51,6 +51,9 @@ def _find_current_tasks() -> dict[Any, Any] | None:
 _current_tasks: Final = _find_current_tasks()
 
 
+OnEnd = Callable[["DrivenTask", BaseException | None], object]
+
+
 class DrivenTask(asyncio.Future[Any]):
     """A coroutine driven by the reactor, with the interface of :class:`asyncio.Task`. Made by :func:`drive`."""
 
@@ -64,7 +67,7 @@ class DrivenTask(asyncio.Future[Any]):
         reactor: Reactor,
         coro: Coroutine[Any, Any, Any],
         name: str | None = None,
-        on_end: Callable[[DrivenTask], object] | None = None,
+        on_end: OnEnd | None = None,
     ) -> None:
         super().__init__(loop=reactor.loop)
         self._reactor = reactor
@@ -127,7 +130,7 @@ class DrivenTask(asyncio.Future[Any]):
             super().set_result(value)
         else:
             super().cancel(*self._interrupt.args[:1])  # it cancelled itself and then returned
-        self._tell()
+        self._tell(self._interrupt)
 
     def _raised(self, error: BaseException) -> None:
         self._finish()
@@ -136,7 +139,9 @@ class DrivenTask(asyncio.Future[Any]):
         else:
             # SystemExit too: a handler cannot end the loop that serves the others. Ctrl-C can.
             super().set_exception(error if isinstance(error, Exception) else Ended(error))
-        self._tell()
+            if self._on_end is not None:
+                self._log_traceback = False  # whoever is told of the end has it
+        self._tell(error)
         if isinstance(error, KeyboardInterrupt):
             raise error
 
@@ -161,10 +166,10 @@ class DrivenTask(asyncio.Future[Any]):
         self._due = True
         self._reactor.schedule(self)
 
-    def _tell(self) -> None:
+    def _tell(self, error: BaseException | None) -> None:
         on_end, self._on_end = self._on_end, None
         if on_end is not None:
-            on_end(self)
+            on_end(self, error)
 
     def _finish(self) -> None:
         self._ended = True
@@ -252,11 +257,12 @@ def drive(
     *,
     name: str | None = None,
     reactor: Reactor | None = None,
-    on_end: Callable[[DrivenTask], object] | None = None,
+    on_end: OnEnd | None = None,
 ) -> DrivenTask:
     """Start ``coro`` as a driven task of the loop that runs in this thread (or of ``reactor``, on its thread).
 
-    ``on_end(task)`` is called at once when it has ended, where a done callback waits for a turn of the host loop.
+    ``on_end(task, error)`` is called at once when it has ended, where a done callback waits for a turn of the host
+    loop; ``error`` is what it ended by, CancelledError included, None for a return.
     """
     reactor = reactor or current_reactor()
     task = DrivenTask(reactor, coro, name, on_end)

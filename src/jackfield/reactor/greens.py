@@ -131,15 +131,18 @@ class GreenThread(greenlet):
         """Whether it is kept for another life. The interpreter maps memory for the frames of each greenlet and gives it
         back with it, which costs more than all else there is to begin and end one."""
         reactor = self.reactor
-        alone = sys.getrefcount(self)
+        references = sys.getrefcount(self)
         if self.name is _count_references.__qualname__:
-            GreenThread._alone = alone
+            GreenThread._alone = references
         # Whoever resumed it otherwise than by its turn holds it too, and so does whoever may still want it: to join it,
         # to kill it, or for a wait that has not been called off.
-        if self.poller.current is not self or alone > GreenThread._alone or not reactor.keeps_spares:
+        if references > GreenThread._alone or self.poller.current is not self:
+            return False
+        spares = reactor.spares
+        if len(spares) >= reactor.most_spares:
             return False
         self._value = None
-        reactor.spares.append(self)
+        spares.append(self)
         return True
 
     def _end(self, value: Any, error: BaseException | None) -> None:
