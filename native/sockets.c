@@ -1,4 +1,4 @@
-/* recv and sendall of a green thread, and recv and sendall as a plain thread has them. The twins of the methods of the
+/* recv and sendall, of a green thread and of a plain one. The twins of the methods of the
  * same name in src/jackfield/reactor/cooperative.py, which they call for all that is not common. */
 #include "native.h"
 
@@ -12,7 +12,6 @@ static Py_ssize_t socket_registered;
 
 static PyObject *pure_recv, *pure_sendall; /* methods of the class that are replaced, as functions */
 static PyObject *recv_otherwise, *sendall_otherwise, *send_rest; /* and those that are called in their place */
-static PyObject *plain_recv;                                /* the standard library's recv, unbound */
 static PyObject *closed_error;                              /* ClosedSocketError */
 static PyObject *name_bytes_sent, *zero;
 
@@ -148,6 +147,16 @@ enum outcome receive_now(PyObject *socket, Channel *channel, Py_ssize_t size, Py
     return DONE;
 }
 
+/* Puts on the exception that is set that nothing was taken. */
+static void set_bytes_sent(void) {
+    PyObject *type, *error, *traceback;
+    PyErr_Fetch(&type, &error, &traceback);
+    PyErr_NormalizeException(&type, &error, &traceback);
+    if (PyObject_SetAttr(error, name_bytes_sent, zero) < 0)
+        PyErr_Clear(); /* one of a signal handler's, which takes no attributes */
+    PyErr_Restore(type, error, traceback);
+}
+
 /* Sends bytes, once. WAIT where the kernel took less than all; taken tells how much. */
 enum outcome send_now(PyObject *socket, Channel *channel, PyObject *data, Py_ssize_t *taken) {
     ssize_t size = PyBytes_GET_SIZE(data), sent;
@@ -162,11 +171,7 @@ enum outcome send_now(PyObject *socket, Channel *channel, PyObject *data, Py_ssi
         }
         if (!PyErr_Occurred())
             raise_errno(channel);
-        PyObject *type, *error, *traceback;
-        PyErr_Fetch(&type, &error, &traceback);
-        PyErr_NormalizeException(&type, &error, &traceback);
-        PyObject_SetAttr(error, name_bytes_sent, zero);
-        PyErr_Restore(type, error, traceback);
+        set_bytes_sent();
         return FAILED;
     }
     channel->sent += sent;
@@ -212,22 +217,98 @@ static PyObject *recv_green(PyObject *self, Channel *channel, PyObject *green, P
     return outcome == DONE ? data : NULL;
 }
 
-/* In a plain thread: the standard library's, and the count. */
-static PyObject *recv_plain(PyObject *self, PyObject *const *args, Py_ssize_t count) {
-    PyObject *call[3] = {self, count > 0 ? args[0] : NULL, count > 1 ? args[1] : NULL};
-    PyObject *data = PyObject_Vectorcall(plain_recv, call, count + 1, NULL);
-    if (data == NULL)
-        return NULL;
-    PyObject *old = SLOT(self, socket_received), *sum;
-    sum = old ? PyLong_FromLongLong(PyLong_AsLongLong(old) + PyBytes_GET_SIZE(data)) : NULL;
-    if (sum == NULL) {
-        Py_DECREF(data);
-        return NULL;
-    }
-    SLOT(self, socket_received) = sum;
-    Py_DECREF(old);
-    return data;
+/* -- plain threads -------------------------------------------------------------------------------------------------- */
+
+/* Where the standard library's object keeps its descriptor: the first thing in it, as install_socket() has seen; 0 where
+ * it was not so. */
+static Py_ssize_t socket_fd;
+
+/* The descriptor of a socket on which a plain thread may simply block; -1 where there is more to think about. */
+static int blocking_fd(PyObject *self) {
+    if (socket_fd == 0 || SLOT(self, socket_switched) != Py_False || SLOT(self, socket_patience) != Py_None)
+        return -1;
+    return *(int *)((char *)self + socket_fd);
 }
+
+/* The channel's counts are for those who hold the reactor's thread. */
+static int count_plain(PyObject *self, Py_ssize_t offset, Py_ssize_t taken) {
+    PyObject *old = SLOT(self, offset), *sum;
+    sum = old ? PyLong_FromLongLong(PyLong_AsLongLong(old) + taken) : NULL;
+    if (sum == NULL)
+        return -1;
+    SLOT(self, offset) = sum;
+    Py_DECREF(old);
+    return 0;
+}
+
+/* 0, or -1 with an exception: nothing else is to be done about an interrupted call but to repeat it (PEP 475). */
+static int failed_for_good(ssize_t result) {
+    if (result >= 0)
+        return 0;
+    if (errno != EINTR)
+        PyErr_SetFromErrno(PyExc_OSError);
+    else if (PyErr_CheckSignals() == 0)
+        return 0;
+    return -1;
+}
+
+static PyObject *recv_plain(PyObject *self, int fd, Py_ssize_t size) {
+    char small[LARGE], *buffer = small;
+    PyObject *bytes = NULL;
+    ssize_t taken;
+    if (size > LARGE) {
+        bytes = PyBytes_FromStringAndSize(NULL, size);
+        if (bytes == NULL)
+            return NULL;
+        buffer = PyBytes_AS_STRING(bytes);
+    }
+    do {
+        Py_BEGIN_ALLOW_THREADS
+        taken = recv(fd, buffer, size, 0);
+        Py_END_ALLOW_THREADS
+        if (failed_for_good(taken) < 0) {
+            Py_XDECREF(bytes);
+            return NULL;
+        }
+    } while (taken < 0);
+    if (bytes == NULL)
+        bytes = PyBytes_FromStringAndSize(buffer, taken);
+    else if (taken != size)
+        _PyBytes_Resize(&bytes, taken);
+    if (bytes == NULL || count_plain(self, socket_received, taken) < 0)
+        Py_CLEAR(bytes);
+    return bytes;
+}
+
+/* send(2) of a blocking socket takes all of it nearly always; after a signal perhaps not. */
+static PyObject *sendall_plain(PyObject *self, int fd, PyObject *data) {
+    ssize_t taken;
+    do {
+        Py_BEGIN_ALLOW_THREADS
+        taken = send(fd, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), MSG_NOSIGNAL);
+        Py_END_ALLOW_THREADS
+        if (failed_for_good(taken) < 0) {
+            set_bytes_sent();
+            return NULL;
+        }
+    } while (taken < 0);
+    if (count_plain(self, socket_sent, taken) < 0)
+        return NULL;
+    if (taken == PyBytes_GET_SIZE(data))
+        Py_RETURN_NONE;
+    return PyObject_CallFunction(send_rest, "OOni", self, data, (Py_ssize_t)taken, 0);
+}
+
+/* Looks whether the descriptor of a socket is where it has been since there are socket objects. In one that was never
+ * opened it is -1, and family, type and protocol behind it are zero. */
+static void find_descriptor(PyObject *unopened) {
+    const int expected[4] = {-1, 0, 0, 0};
+    if (Py_TYPE(unopened)->tp_basicsize > (Py_ssize_t)(sizeof(PyObject) + sizeof expected) &&
+        memcmp((char *)unopened + sizeof(PyObject), expected, sizeof expected) == 0)
+        socket_fd = sizeof(PyObject);
+}
+
+/* -- the methods ---------------------------------------------------------------------------------------------------- */
 
 static PyObject *call_pure(PyObject *function, PyObject *self, PyObject *const *args, Py_ssize_t count) {
     PyObject *call[8];
@@ -247,8 +328,11 @@ static PyObject *socket_recv(PyObject *self, PyObject *const *args, Py_ssize_t c
         return NULL;
     if (!Py_IS_TYPE(green, green_type)) {
         Py_DECREF(green);
-        if (SLOT(self, socket_switched) == Py_False && count == 1)
-            return recv_plain(self, args, count);
+        int fd = count == 1 && PyLong_CheckExact(args[0]) ? blocking_fd(self) : -1;
+        Py_ssize_t asked = fd >= 0 ? PyLong_AsSsize_t(args[0]) : 0;
+        if (asked > 0 && asked < ABSURD)
+            return recv_plain(self, fd, asked);
+        PyErr_Clear(); /* more than fits: told as the standard library tells it */
         return call_pure(recv_otherwise, self, args, count);
     }
     Channel *channel = usable_channel(self, SLOT(green, green_poller));
@@ -269,8 +353,12 @@ static PyObject *socket_sendall(PyObject *self, PyObject *const *args, Py_ssize_
     PyObject *green = GREENLET_CURRENT();
     if (green == NULL)
         return NULL;
-    Channel *channel = Py_IS_TYPE(green, green_type) ? usable_channel(self, SLOT(green, green_poller)) : NULL;
+    int is_green = Py_IS_TYPE(green, green_type);
+    Channel *channel = is_green ? usable_channel(self, SLOT(green, green_poller)) : NULL;
     Py_DECREF(green);
+    int fd = !is_green && count == 1 && PyBytes_CheckExact(args[0]) ? blocking_fd(self) : -1;
+    if (fd >= 0)
+        return sendall_plain(self, fd, args[0]);
     if (channel == NULL || !channel->writable || count != 1 || !PyBytes_CheckExact(args[0]))
         return call_pure(sendall_otherwise, self, args, count);
     Py_ssize_t taken;
@@ -290,10 +378,10 @@ static PyMethodDef recv_method = {"recv", (PyCFunction)(void (*)(void))socket_re
 static PyMethodDef sendall_method = {"sendall", (PyCFunction)(void (*)(void))socket_sendall, METH_FASTCALL,
                                      "sendall(data[, flags])"};
 
-/* install_socket(socket class, green thread class, ClosedSocketError, recv of the standard library) */
+/* install_socket(socket class, green thread class, ClosedSocketError, an unopened socket) */
 PyObject *install_socket(PyObject *module, PyObject *args) {
-    PyObject *type, *green, *closed, *plain;
-    if (!PyArg_ParseTuple(args, "O!O!OO", &PyType_Type, &type, &PyType_Type, &green, &closed, &plain))
+    PyObject *type, *green, *closed, *unopened;
+    if (!PyArg_ParseTuple(args, "O!O!OO", &PyType_Type, &type, &PyType_Type, &green, &closed, &unopened))
         return NULL;
     if (find_slot(type, "_channel", &socket_channel) < 0 || find_slot(type, "_patience", &socket_patience) < 0 ||
         find_slot(type, "_switched", &socket_switched) < 0 ||
@@ -303,7 +391,7 @@ PyObject *install_socket(PyObject *module, PyObject *args) {
         return NULL;
     green_type = (PyTypeObject *)Py_NewRef(green);
     closed_error = Py_NewRef(closed);
-    plain_recv = Py_NewRef(plain);
+    find_descriptor(unopened);
     name_bytes_sent = PyUnicode_InternFromString("bytes_sent");
     zero = PyLong_FromLong(0);
     recv_otherwise = PyObject_GetAttrString(type, "_recv_otherwise");

@@ -523,5 +523,5 @@ class CooperativeSocket(_socket_std.socket):
 
 
 if native is not None:
-    native.install_socket(CooperativeSocket, GreenThread, ClosedSocketError, _recv)
+    native.install_socket(CooperativeSocket, GreenThread, ClosedSocketError, _Raw.__new__(_Raw))
     native.install_sendto(CooperativeSocket, _Raw)
