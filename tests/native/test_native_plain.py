@@ -1,4 +1,4 @@
-"""recv and sendall of a plain thread, which the native twin makes by itself: errors, signals and counts are the same."""
+"""recv and sendall of a plain thread, made by the native twin itself: errors, signals and counts are the same."""
 
 from __future__ import annotations
 
