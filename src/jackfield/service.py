@@ -12,7 +12,7 @@ import socket as _socket_std
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
-from operator import length_hint
+from operator import itemgetter, length_hint
 from typing import Any
 
 from .connections import Connection, Connections
@@ -33,6 +33,8 @@ BUDGET = 64
 #: Ends of a connection that the peer made: no fault of the handler's.
 PEER_LEFT = (ConnectionResetError, ConnectionAbortedError, BrokenPipeError)
 
+
+_is_truncated = itemgetter(Datagram._fields.index("truncated"))
 
 #: Being cut, and Ctrl-C.
 GOES_ITS_WAY = (GreenExit, asyncio.CancelledError, KeyboardInterrupt)
@@ -282,11 +284,13 @@ class Service:
 
     def _whole(self, listener: Listener, batch: list[Datagram]) -> list[Datagram]:
         """Half of a message is worse than none."""
+        if not any(map(_is_truncated, batch)):
+            return batch
         for datagram in batch:
-            if datagram[2]:
+            if datagram.truncated:
                 self._dropped += 1
                 _log.warning("%s: dropped a datagram larger than %d bytes", listener.location, len(datagram.data))
-        return [datagram for datagram in batch if not datagram[2]]
+        return [datagram for datagram in batch if not datagram.truncated]
 
     def _serve_batch(self, listener: Listener, batch: list[Datagram]) -> None:
         def lost(_: Datagram, error: BaseException) -> None:
@@ -337,26 +341,30 @@ class Service:
         base = BaseRequestHandler if shared is None else AsyncRequestHandler
         plain = _is_plain(handler, base)
         only_handle = plain and handler.setup is base.setup and handler.finish is base.finish
+        new = object.__new__
 
         def work(datagram: Datagram) -> Any:
             data, peer, _, local = datagram
-            if peer.__class__ is not tuple or len(peer) != 2:
+            if type(peer) is not tuple or len(peer) != 2:  # no IPv4 address
                 peer = _readable_peer(peer)
-            answering: Any = sock if local is None else reply_socket(sock, datagram)
-            if shared is not None:
-                answering = shared if local is None else AsyncSocket(answering)
-            if plain:
-                # What the base class's __init__ does, written out.
-                made = handler.__new__(handler)
-                made.request = (data, answering)
-                made.client_address = peer
-                made.server = owner
-                if only_handle:
-                    return made.handle()
-                return run_handler(made) if shared is None else made.run()
-            if shared is None:
-                return serve_with(handler, (data, answering), peer, owner)
-            return handler((data, answering), peer, owner).run()
+            if local is None:
+                answering: Any = sock if shared is None else shared
+            else:
+                answering = reply_socket(sock, datagram)
+                if shared is not None:
+                    answering = AsyncSocket(answering)
+            if not plain:
+                if shared is None:
+                    return serve_with(handler, (data, answering), peer, owner)
+                return handler((data, answering), peer, owner).run()
+            # What the base class's __init__ does, written out.
+            made = new(handler)
+            made.request = (data, answering)
+            made.client_address = peer
+            made.server = owner
+            if only_handle:
+                return made.handle()
+            return run_handler(made) if shared is None else made.run()
 
         return work
 

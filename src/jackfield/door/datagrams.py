@@ -9,6 +9,7 @@ import struct
 import sys
 from _socket import socket as _Raw
 from collections.abc import Iterable, Iterator
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from jackfield.door.packetinfo import ANCILLARY_BYTES, PacketInfo, control_message, packet_info
@@ -58,6 +59,8 @@ class Datagram(NamedTuple):
     local: PacketInfo | None
 
 
+_data = itemgetter(Datagram._fields.index("data"))
+
 if native is not None:
     native.install_datagrams(Datagram, packet_info)
 
@@ -88,7 +91,7 @@ def _receive_natively(sock: _socket_std.socket, size: int, budget: int) -> Itera
             break
         if not isinstance(batch, int):
             if batch and isinstance(sock, CooperativeSocket):
-                sock.received += sum([len(datagram[0]) for datagram in batch])
+                sock.received += sum(map(len, map(_data, batch)))
             return batch
         if batch not in _BROUGHT_BY_ICMP:
             raise OSError(batch, os.strerror(batch))

@@ -113,10 +113,11 @@ class GreenCrew(_InBatches):
 
     def _work_off(self, batch: Batch, turn: int) -> None:
         queue, work, peer = self._queue, batch.work, None
+        idle = queue.idle  # and stays that: whoever lets others have a turn leaves this loop
         try:
             for datagram in batch.items:
                 peer = datagram[1]
-                if not queue.idle and queue.knows(peer):
+                if not idle and queue.knows(peer):
                     self._put(batch, datagram)
                     continue
                 batch.peer = peer
@@ -147,10 +148,11 @@ class AsyncBatchCrew(_InBatches, AsyncCrew):
 
     async def _work_off(self, batch: Batch, turn: int) -> None:
         queue, work, peer = self._queue, batch.work, None
+        idle = queue.idle  # and stays that: whoever lets others have a turn leaves this loop
         try:
             for datagram in batch.items:
                 peer = datagram[1]
-                if not queue.idle and queue.knows(peer):
+                if not idle and queue.knows(peer):
                     self._put(batch, datagram)
                     continue
                 batch.peer = peer
