@@ -39,9 +39,9 @@ typedef struct {
     int position, count; /* in events */
     int misses, skipped;  /* of lingering */
     long long rounds;
-    PyObject *channels, *runnable, *current;
+    PyObject *runnable, *current;
     PyObject *loop, *entered; /* the task that asyncio holds for the current one, and its loop */
-    Channel **table; /* channels by descriptor; it holds them too, as the dictionary is anybody's to change */
+    Channel **table; /* channels by descriptor */
     int table_size;
     struct epoll_event *events;
 } Core;

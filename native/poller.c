@@ -118,11 +118,10 @@ static PyObject *core_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) 
         return NULL;
     alive_cores++;
     self->epoll = -1;
-    self->channels = PyDict_New();
     PyObject *collections = PyImport_ImportModule("collections");
     self->runnable = collections ? PyObject_CallMethod(collections, "deque", NULL) : NULL;
     Py_XDECREF(collections);
-    if (self->channels == NULL || self->runnable == NULL) {
+    if (self->runnable == NULL) {
         Py_DECREF(self);
         return NULL;
     }
@@ -152,7 +151,6 @@ static int core_init(Core *self, PyObject *args, PyObject *kwargs) {
 static int core_traverse(Core *self, visitproc visit, void *arg) {
     for (int fd = 0; fd < self->table_size; fd++)
         Py_VISIT(self->table[fd]);
-    Py_VISIT(self->channels);
     Py_VISIT(self->runnable);
     Py_VISIT(self->current);
     Py_VISIT(self->loop);
@@ -167,7 +165,6 @@ static void empty_table(Core *self) {
 
 static int core_clear(Core *self) {
     empty_table(self);
-    Py_CLEAR(self->channels);
     Py_CLEAR(self->runnable);
     Py_CLEAR(self->current);
     Py_CLEAR(self->loop);
@@ -182,6 +179,31 @@ static void core_dealloc(Core *self) {
     PyMem_Free(self->events);
     alive_cores--;
     Py_TYPE(self)->tp_free(self);
+}
+
+static Channel *channel_of(Core *self, int fd) { return fd >= 0 && fd < self->table_size ? self->table[fd] : NULL; }
+
+static PyObject *core_find(Core *self, PyObject *number) {
+    int overflow;
+    long fd = PyLong_AsLongAndOverflow(number, &overflow);
+    if (fd == -1 && PyErr_Occurred())
+        return NULL;
+    Channel *channel = overflow || fd > INT_MAX ? NULL : channel_of(self, (int)fd);
+    return Py_NewRef(channel ? (PyObject *)channel : Py_None);
+}
+
+/* A copy: it is asked for seldom, and a dictionary would cost some hundred bytes for each channel. */
+static PyObject *core_channels(Core *self, void *unused) {
+    PyObject *channels = PyDict_New();
+    for (int fd = 0; channels != NULL && fd < self->table_size; fd++) {
+        if (self->table[fd] == NULL)
+            continue;
+        PyObject *key = PyLong_FromLong(fd);
+        if (key == NULL || PyDict_SetItem(channels, key, (PyObject *)self->table[fd]) < 0)
+            Py_CLEAR(channels);
+        Py_XDECREF(key);
+    }
+    return channels;
 }
 
 static PyObject *core_enter(Core *self, PyObject *argument) {
@@ -206,11 +228,6 @@ static PyObject *core_enter(Core *self, PyObject *argument) {
         self->table = table;
         self->table_size = size;
     }
-    PyObject *key = PyLong_FromLong(fd);
-    int failed = key == NULL || PyDict_SetItem(self->channels, key, argument) < 0;
-    Py_XDECREF(key);
-    if (failed)
-        return NULL;
     Py_XSETREF(self->table[fd], (Channel *)Py_NewRef(argument));
     Py_RETURN_NONE;
 }
@@ -222,12 +239,7 @@ static PyObject *core_leave(Core *self, PyObject *argument) {
     }
     int fd = ((Channel *)argument)->fd;
     if (fd >= 0 && fd < self->table_size && self->table[fd] == (Channel *)argument) {
-        PyObject *key = PyLong_FromLong(fd);
         Py_CLEAR(self->table[fd]); /* who calls holds it */
-        int failed = key == NULL || PyDict_DelItem(self->channels, key) < 0;
-        Py_XDECREF(key);
-        if (failed)
-            return NULL;
         Py_RETURN_TRUE;
     }
     Py_RETURN_FALSE;
@@ -237,7 +249,6 @@ static PyObject *core_clear_all(Core *self, PyObject *unused) {
     self->position = self->count = 0;
     self->epoll = -1;
     empty_table(self);
-    PyDict_Clear(self->channels);
     PyObject *result = PyObject_CallMethod(self->runnable, "clear", NULL);
     Py_XDECREF(result);
     if (result == NULL)
@@ -389,7 +400,7 @@ static PyObject *core_dispatch(Core *self, PyObject *unused) {
         while (self->position < self->count) {
             struct epoll_event *event = &self->events[self->position++];
             int fd = event->data.fd;
-            Channel *channel = fd >= 0 && fd < self->table_size ? self->table[fd] : NULL;
+            Channel *channel = channel_of(self, fd);
             if (channel != NULL && deliver(self, channel, event->events) < 0)
                 goto end;
         }
@@ -404,7 +415,6 @@ end:
 }
 
 static PyMemberDef core_members[] = {
-    {"channels", T_OBJECT, offsetof(Core, channels), READONLY, NULL},
     {"runnable", T_OBJECT, offsetof(Core, runnable), READONLY, NULL},
     {"current", T_OBJECT, offsetof(Core, current), 0, NULL},
     {"dispatching", T_BOOL, offsetof(Core, dispatching), 0, NULL},
@@ -412,7 +422,13 @@ static PyMemberDef core_members[] = {
     {NULL},
 };
 
+static PyGetSetDef core_attributes[] = {
+    {"channels", (getter)core_channels, NULL, "By descriptor: a copy.", NULL},
+    {NULL},
+};
+
 static PyMethodDef core_methods[] = {
+    {"find", (PyCFunction)core_find, METH_O, NULL},
     {"enter", (PyCFunction)core_enter, METH_O, NULL},
     {"leave", (PyCFunction)core_leave, METH_O, NULL},
     {"clear", (PyCFunction)core_clear_all, METH_NOARGS, NULL},
@@ -431,6 +447,7 @@ PyTypeObject Core_Type = {
     .tp_traverse = (traverseproc)core_traverse,
     .tp_clear = (inquiry)core_clear,
     .tp_members = core_members,
+    .tp_getset = core_attributes,
     .tp_methods = core_methods,
     .tp_doc = "The queue of those who can run, and the loop that resumes them.",
 };

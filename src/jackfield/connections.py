@@ -27,19 +27,15 @@ class Connection:
     connection does not keep the socket alive: a handler that lets go of it ends it.
     """
 
-    __slots__ = ("__weakref__", "_clock", "_since", "_socket", "elsewhere", "id", "listener", "peer")
+    __slots__ = ("__weakref__", "_since", "_socket", "_table", "id", "listener", "peer")
 
-    def __init__(
-        self, id: int, sock: Any, peer: Any, listener: str, clock: Clock = MONOTONIC, *, elsewhere: bool = False
-    ) -> None:
+    def __init__(self, table: Connections, id: int, sock: Any, peer: Any, listener: str) -> None:
         self.id = id
         self.peer = peer
         self.listener = listener
-        #: Its handler is in another process, so that this one's socket object counts nothing.
-        self.elsewhere = elsewhere
+        self._table = table
         self._socket = weakref.ref(sock)
-        self._clock = clock
-        self._since = clock.now()
+        self._since = table.clock.now()
 
     def __repr__(self) -> str:
         return f"<Connection {self.id} of {self.peer!r}, {self.age:.1f} s>"
@@ -53,7 +49,7 @@ class Connection:
     @property
     def age(self) -> float:
         """Seconds since it was accepted."""
-        return self._clock.now() - self._since
+        return self._table.clock.now() - self._since
 
     @property
     def received(self) -> int:
@@ -71,7 +67,7 @@ class Connection:
         sock = self.socket
         if sock is None:
             return 0, 0
-        if self.elsewhere or not hasattr(sock, "received"):
+        if self._table.elsewhere or not hasattr(sock, "received"):
             return _kernel_counts(sock)
         return sock.received, sock.sent
 
@@ -153,20 +149,22 @@ def _libc_connect() -> Callable[[Any, bytes, int], int] | None:
 class Connections:
     """The table of them. Entering and leaving cost the same however many there are; safe from any thread.
 
-    ``elsewhere``: the handlers are in other processes. There is no lock: one that another thread holds at the moment of
-    a fork would stay locked in the child for ever. Each step on the table is whole by itself.
+    ``elsewhere``: the handlers are in other processes, so that this one's socket objects count nothing.
+
+    There is no lock: one that another thread holds at the moment of a fork would stay locked in the child for ever.
+    Each step on the table is whole by itself.
     """
 
     def __init__(self, clock: Clock = MONOTONIC, *, elsewhere: bool = False) -> None:
-        self._clock = clock
-        self._elsewhere = elsewhere
+        self.clock = clock
+        self.elsewhere = elsewhere
         self._ids = itertools.count(1)
         self._by_socket: dict[int, Connection] = {}
         #: Connections that were ever entered.
         self.total = 0
 
     def enter(self, sock: Any, peer: Any, listener: str = "") -> Connection:
-        connection = Connection(next(self._ids), sock, peer, listener, self._clock, elsewhere=self._elsewhere)
+        connection = Connection(self, next(self._ids), sock, peer, listener)
         self.total += 1
         self._by_socket[id(sock)] = connection
         return connection

@@ -386,9 +386,9 @@ class Service:
         for listener in self.listeners:
             if listener.socket is not own:
                 listener.socket.close()
+        self.connections.elsewhere = False
         for connection in self.connections:
             sock = connection.socket
-            connection.elsewhere = False
             if sock is not None and sock is not own:
                 sock.close()
         work()

@@ -281,10 +281,10 @@ def test_a_descriptor_closed_behind_our_back_is_registered_afresh(poller: Poller
 def test_a_descriptor_in_the_set_but_not_in_the_table(poller: Poller, ends: Any) -> None:
     """EEXIST without a channel: the set is told again, so that what is there already makes an edge."""
     left, right = ends()
-    poller.register(left.fileno())
+    at_first = poller.register(left.fileno())
     poller.dispatch()
     right.send(b"x")
-    poller.channels.clear()
+    poller.leave(at_first)
     channel = poller.register(left.fileno())
     channel.readable = False
     poller.dispatch()

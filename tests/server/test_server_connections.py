@@ -167,7 +167,7 @@ def test_age_is_by_the_clock() -> None:
 def test_age_in_a_server(mode: str) -> None:
     clock = ManualClock()
     server = Server(echo(mode), TCP, mode=mode).bind()
-    server._service.connections._clock = clock
+    server._service.connections.clock = clock
     with server, dial(server) as first:
         talk(first)
         clock.advance(60)

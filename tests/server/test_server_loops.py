@@ -125,8 +125,8 @@ def test_loops_that_share_a_reactor_and_a_descriptor() -> None:
     """The last one that lets go of it gives it back."""
 
     def body() -> None:
-        channels = current_reactor().poller.channels
-        before = set(channels)
+        poller = current_reactor().poller
+        before = set(poller.channels)
         with pipes(1) as ((reading, writing),), opened() as loop:
             loop.watch(reading, lambda: None)
 
@@ -137,11 +137,11 @@ def test_loops_that_share_a_reactor_and_a_descriptor() -> None:
                     return mine.turn(None)
 
             assert spawn(other).result()
-            assert reading in channels
+            assert poller.find(reading) is not None
             assert loop.turn(None)
             loop.ignore(reading)
-            assert reading not in channels
-        assert set(channels) == before
+            assert poller.find(reading) is None
+        assert set(poller.channels) == before
 
     run(body)
 
@@ -162,7 +162,7 @@ def test_a_loop_that_trusts_what_it_knew_of_a_number_would_be_found_out(
     monkeypatch.setattr("jackfield.modes.loops.GreenWait", Recorded)
     if trusts:
         borrow = GreenLoop._borrow
-        monkeypatch.setattr(GreenLoop, "_borrow", lambda self, fd: self._poller.channels.get(fd) or borrow(self, fd))
+        monkeypatch.setattr(GreenLoop, "_borrow", lambda self, fd: self._poller.find(fd) or borrow(self, fd))
         monkeypatch.setattr(GreenLoop, "ignore", lambda self, fd, ready=None: self._level.unregister(fd))
 
     def body() -> None:

@@ -183,7 +183,7 @@ class GreenLoop:
         self._level.register(fd, select.POLLIN)
 
     def _borrow(self, fd: int) -> Channel:
-        known = self._poller.channels.get(fd)
+        known = self._poller.find(fd)
         # Asked of the kernel in any case: what is known may be of a descriptor that was closed without our knowing, and
         # whose number this one got.
         channel = self._poller.register(fd)

@@ -137,10 +137,10 @@ def ready_now(fd: int, timeout: float | None = 0.0, *, reading: bool) -> bool:
 
 def _wait_green(green: GreenThread, fd: int, timeout: float | None, *, reading: bool) -> bool:
     poller = green.reactor.poller
-    ours = fd not in poller.channels
-    channel = poller.register(fd) if ours else poller.channels[fd]
+    found = poller.find(fd)
+    channel = found or poller.register(fd)
     channel.borrowers += 1
-    channel.lent = channel.lent or ours
+    channel.lent = channel.lent or found is None
     deadline = None if timeout is None else green.reactor.clock.now() + timeout
     try:
         while True:

@@ -150,7 +150,7 @@ class CooperativeSocket(_socket_std.socket):
                         "keep a connection on one thread, or hand it over when nobody waits on it"
                     )
             old.poller.forget(old)
-        fresh = fd not in poller.channels
+        fresh = poller.find(fd) is None
         channel = old if old is not None and old.poller is not None else poller.register(fd)
         if self._patience is not None:
             self._switch()

@@ -39,7 +39,7 @@ class Poller(Core):
             self._ready.register(fd, _REGISTER)
         except FileExistsError:
             # Two socket objects for one descriptor share its channel: what either knew of it no longer holds.
-            channel = self.channels.get(fd)
+            channel = self.find(fd)
             if channel is not None:
                 channel.readable, channel.writable = True, channel.writer is None
                 return channel

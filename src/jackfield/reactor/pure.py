@@ -106,6 +106,7 @@ class Core:
 
     def __init__(self, ready: ReadySet) -> None:
         self._poll = ready.poll
+        #: By descriptor. To be read only, and in the native twin a copy.
         self.channels: dict[int, Channel] = {}
         self.runnable: deque[Waiter] = deque()
         self._undelivered: list[tuple[int, int]] = []
@@ -114,6 +115,10 @@ class Core:
         #: Who has the turn, and in which round: the watchdog tells a loop that is held from one that is busy by them.
         self.current: Waiter | None = None
         self.rounds = 0
+
+    def find(self, fd: int) -> Channel | None:
+        """Whose the events of ``fd`` are."""
+        return self.channels.get(fd)
 
     def enter(self, channel: Channel) -> None:
         """Events of its descriptor are for ``channel`` from now on."""
