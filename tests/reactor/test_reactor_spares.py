@@ -177,6 +177,29 @@ def test_a_kill_that_comes_late_meets_nobody_else() -> None:
     run(main)
 
 
+def test_what_is_raised_before_the_first_line_of_a_new_life_is_its_end() -> None:
+    """As a signal handler may raise in the very frame in which a spare waits."""
+
+    def main() -> None:
+        lives(2, lambda: None)
+        [spare] = current_reactor().spares
+        ran: list[int] = []
+        green = spawn(ran.append, 1)
+        assert green is spare
+
+        class Raises:
+            def switch(self) -> None:
+                green.throw(ValueError("from a signal handler"))
+
+        current_reactor().poller.runnable.appendleft(Raises())
+        sleep(0)
+        assert green.done and not ran
+        with pytest.raises(ValueError, match="from a signal handler"):
+            green.result()
+
+    run(main)
+
+
 def test_there_are_only_so_many_spares(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reactor_core, "SPARES", 3)
 

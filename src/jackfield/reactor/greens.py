@@ -124,16 +124,20 @@ class GreenThread(greenlet):
                 return
             try:
                 self.hub.switch()
-            except BaseException:
-                return  # let go of
+            except BaseException as error:
+                if not self.done:  # it met the next life before its first line
+                    self._end(None, error)
+                if isinstance(error, KeyboardInterrupt) and not self._killed:
+                    raise
+                return
 
     def _rests(self) -> bool:
         """Whether it is kept for another life. The interpreter maps memory for the frames of each greenlet and gives it
         back with it, which costs more than all else there is to begin and end one."""
         reactor = self.reactor
         references = sys.getrefcount(self)
-        if self.name is _count_references.__qualname__:
-            GreenThread._alone = references
+        if self.name is _count_references.__qualname__ and sys.gettrace() is None and sys.getprofile() is None:
+            GreenThread._alone = references  # a debugger may hold the frames, and they this
         # Whoever resumed it otherwise than by its turn holds it too, and so does whoever may still want it: to join it,
         # to kill it, or for a wait that has not been called off.
         if references > GreenThread._alone or self.poller.current is not self:
