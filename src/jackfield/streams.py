@@ -9,7 +9,8 @@ from types import coroutine
 from typing import IO, Any, TypeVar
 
 from .reactor import PARKED, DrivenTask, Reactor, current_reactor, green
-from .reactor.cooperative import ABSURD, DONTWAIT, _closed_meanwhile, _recv, _send
+from .reactor.cooperative import ABSURD, _recv, _send
+from .reactor.patience import DONTWAIT, closed_meanwhile
 from .reactor.poller import Channel
 from .reactor.pure import STREAK
 from .reactor.twin import native
@@ -93,7 +94,7 @@ class AsyncSocket:
                 channel.readable = False
                 continue
             except OSError as error:
-                raise _closed_meanwhile(channel, error)  # noqa: B904
+                raise closed_meanwhile(channel, error)  # noqa: B904
             taken = len(data)
             sock.received += taken
             if taken < bufsize and channel.short_is_empty and not flags:
@@ -211,7 +212,7 @@ class AsyncSocket:
                     channel.writable = False
                     await self._writable(channel)
             except OSError as error:
-                raise _closed_meanwhile(channel, error)  # noqa: B904
+                raise closed_meanwhile(channel, error)  # noqa: B904
             else:
                 channel.streak += 1
                 return result

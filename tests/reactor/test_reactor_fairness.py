@@ -13,7 +13,7 @@ from reactor_support import breaks_the_pure_twin, pair, turns, until
 from jackfield import socket
 from jackfield.errors import MisuseError
 from jackfield.reactor import await_, current_reactor, drive, run, sleep, spawn
-from jackfield.reactor.cooperative import STREAK
+from jackfield.reactor.patience import STREAK
 from jackfield.streams import AsyncSocket
 
 #: Operations of the greedy one between two turns of the others: the streak itself, and what little is around it.
@@ -357,6 +357,6 @@ def test_a_socket_on_which_a_green_thread_of_another_thread_waits() -> None:
 @breaks_the_pure_twin
 def test_a_greedy_one_that_never_gives_its_turn_away_would_be_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """The broken case: without the streak."""
-    monkeypatch.setattr("jackfield.reactor.cooperative.STREAK", 10**9)
+    monkeypatch.setattr("jackfield.reactor.patience.STREAK", 10**9)
     with pytest.raises(AssertionError, match="the others waited for"):
         test_a_green_thread_that_always_finds_data("unix-stream", "recv a byte")
