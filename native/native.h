@@ -94,7 +94,6 @@ PyObject *install_socket(PyObject *module, PyObject *args);
 extern PyTypeObject *task_type;
 int step_task(Core *core, PyObject *task);
 int leave_task(Core *core);
-void prefetch_task(PyObject *waiter);
 PyObject *install_task(PyObject *module, PyObject *args);
 
 /* streams.c */

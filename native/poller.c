@@ -359,29 +359,6 @@ static int linger(Core *self, long long began) {
 #endif
 }
 
-/* -- looking ahead ------------------------------------------------------------------------------------------------ */
-
-/* Of a thousand connections none is in the processor's caches when its turn comes: from the event to the frame that is
- * resumed there are four pointers, each a wait for memory by itself. What those behind the current event will need is
- * asked for a step at a time, while the current one is served. */
-static inline void look_ahead(Core *self) {
-    Channel *channel;
-    int next = self->position;
-    if (next + 3 < self->count && (channel = channel_of(self, self->events[next + 3].data.fd)) != NULL) {
-        __builtin_prefetch(channel);
-        __builtin_prefetch((char *)channel + 64);
-    }
-    if (next + 2 < self->count && (channel = channel_of(self, self->events[next + 2].data.fd)) != NULL &&
-        channel->reader != NULL) {
-        char *waiter = (char *)channel->reader;
-        for (int line = 0; line < 4; line++)
-            __builtin_prefetch(waiter + 64 * line);
-    }
-    if (next + 1 < self->count && (channel = channel_of(self, self->events[next + 1].data.fd)) != NULL &&
-        channel->reader != NULL)
-        prefetch_task(channel->reader);
-}
-
 static PyObject *core_dispatch(Core *self, PyObject *unused) {
     PyObject *result = NULL;
     long long began = 0;
@@ -422,7 +399,6 @@ static PyObject *core_dispatch(Core *self, PyObject *unused) {
         delivered += self->count - self->position;
         while (self->position < self->count) {
             struct epoll_event *event = &self->events[self->position++];
-            look_ahead(self);
             int fd = event->data.fd;
             Channel *channel = channel_of(self, fd);
             if (channel != NULL && deliver(self, channel, event->events) < 0)

@@ -109,16 +109,6 @@ static int run_step(PyObject *task) {
     return failed;
 }
 
-/* Asks for the memory of what a task resumes. */
-void prefetch_task(PyObject *waiter) {
-    if (!Py_IS_TYPE(waiter, task_type))
-        return;
-    char *coro = (char *)SLOT(waiter, task_coro);
-    for (int line = 0; line < 5; line++)
-        __builtin_prefetch(coro + 64 * line);
-    __builtin_prefetch(SLOT(waiter, task_context));
-}
-
 /* The task may end in its step, and with it the last reference to it: the caller holds one. */
 int step_task(Core *core, PyObject *task) {
     if (SLOT(task, task_ended) == Py_True)

@@ -43,8 +43,8 @@ PREPARED = Prepared()
 def nothing_is_kept() -> Any:
     before = set(os.listdir("/proc/self/task"))
     yield
-    # A thread that was joined may still be on its way out of the system, past the interpreter's lock, and greenlet gives
-    # back there what it has of the thread: a greenlet of that thread is not to be let go of at the same moment.
+    # A thread that was joined may still be on its way out of the system, past the interpreter's lock, and greenlet
+    # gives back there what it has of the thread: a greenlet of it is not to be let go of at the same moment.
     until(lambda: set(os.listdir("/proc/self/task")) <= before)
     KEPT.clear()
     gc.collect()  # what belonged to a thread that has ended may be part of a circle
