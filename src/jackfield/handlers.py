@@ -17,9 +17,6 @@ from .streams import AsyncReader, AsyncSocket, AsyncWriter
 
 ServerT = TypeVar("ServerT")
 
-#: The methods of a handler's life that it may have of its own.
-_LIFE = frozenset(("run", "setup", "finish"))
-
 if TYPE_CHECKING:
     # For a type checker a handler is generic in its server class: ``BaseRequestHandler[MyServer]``.
     class _OfServer(Generic[ServerT]):
@@ -88,10 +85,15 @@ def serve_with(handler_class: Any, request: Any, client_address: Any, server: An
 
 def work_of(handler: Any) -> Callable[[], None]:
     """What ``run_handler(handler)`` does; ``handle()`` itself where nothing else would be done around it."""
-    kind, base = type(handler), BaseRequestHandler
-    if kind.setup is base.setup and kind.finish is base.finish and _LIFE.isdisjoint(vars(handler)):
+    base = BaseRequestHandler
+    if _is(handler.setup, base.setup) and _is(handler.finish, base.finish):
         return handler.handle  # type: ignore[no-any-return]
     return partial(run_handler, handler)
+
+
+def _is(method: Any, function: Any) -> bool:
+    """Whether a handler has the base class's method. Its ``vars()`` would tell too, and cost it a dictionary."""
+    return getattr(method, "__func__", None) is function
 
 
 def prepared(handler_class: Any, request: Any, client_address: Any, server: Any) -> Any | None:
@@ -221,13 +223,8 @@ class AsyncRequestHandler(_OfServer[ServerT]):
 
 def life_of(handler: Any) -> Coroutine[Any, Any, None]:
     """What ``handler.run()`` does; the coroutine of ``handle()`` itself where nothing else would be done around it."""
-    kind, base = type(handler), AsyncRequestHandler
-    if (
-        kind.run is base.run
-        and kind.setup is base.setup
-        and kind.finish is base.finish
-        and _LIFE.isdisjoint(vars(handler))
-    ):
+    base = AsyncRequestHandler
+    if _is(handler.run, base.run) and _is(handler.setup, base.setup) and _is(handler.finish, base.finish):
         return handler.handle()  # type: ignore[no-any-return]
     return handler.run()  # type: ignore[no-any-return]
 

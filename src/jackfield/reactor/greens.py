@@ -101,6 +101,7 @@ class GreenThread(greenlet):
             self.hub = self.parent = self.reactor.hub
             function: Any = self._function
             args, kwargs = self._args, self._kwargs
+            self._args = ()
             if type(function) is MethodType:
                 # The interpreter enters a plain function without a C frame, of which each would be copied at each
                 # switch and kept for as long as the green thread waits; up to 3.11 only where the arguments are
@@ -109,6 +110,7 @@ class GreenThread(greenlet):
             try:
                 if len(args) == 3 and not kwargs:
                     first, second, third = args  # a handler's: service, socket and peer
+                    args = ()  # which is not held for as long as it runs
                     value = function(first, second, third)
                 else:
                     value = function(*args, **kwargs)
