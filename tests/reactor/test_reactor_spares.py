@@ -106,6 +106,31 @@ def test_a_context_is_its_makers() -> None:
     run(main)
 
 
+BY_GREENLET: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
+
+
+@pytest.mark.parametrize(
+    ("leave", "look"),
+    [
+        (lambda: setattr(getcurrent(), "left", "mine"), lambda: getattr(getcurrent(), "left", None)),
+        (lambda: BY_GREENLET.__setitem__(getcurrent(), "mine"), lambda: BY_GREENLET.get(getcurrent())),
+    ],
+    ids=["an attribute", "an entry by a weak key"],
+)
+def test_what_is_kept_for_a_greenlet_is_nobody_elses(leave: Callable[[], Any], look: Callable[[], Any]) -> None:
+    def main() -> None:
+        lives(2, lambda: None)
+        found: list[Any] = []
+        spawn(lambda: (leave(), found.append(look())))
+        until_rest()
+        for _ in range(3):
+            spawn(lambda: found.append(look()))
+            until_rest()
+        assert found == ["mine", None, None, None]
+
+    run(main)
+
+
 def test_one_that_somebody_holds_stays_what_it_was() -> None:
     """It may be asked for its result at any time, and nothing else ever runs on it."""
 

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Coroutine
 from types import MethodType
 from typing import Any, ClassVar, Final, TypeVar
+from weakref import getweakrefcount
 
 from greenlet import GreenletExit as GreenExit
 from greenlet import getcurrent, greenlet
@@ -143,6 +144,9 @@ class GreenThread(greenlet):
         # Whoever resumed it otherwise than by its turn holds it too, and so does whoever may still want it: to join it,
         # to kill it, or for a wait that has not been called off.
         if references > GreenThread._alone or self.poller.current is not self:
+            return False
+        # What somebody keeps for the current greenlet, as for a thread: an attribute of it, or an entry by a weak key.
+        if getweakrefcount(self) or self.__dict__:
             return False
         spares = reactor.spares
         if len(spares) >= reactor.most_spares:
