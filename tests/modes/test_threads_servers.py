@@ -150,7 +150,8 @@ def test_closing_leaves_no_thread(face: Any) -> None:
         ask_at_once(server, clients=4, times=5)
         workers = threads_of(server)._spares.staff
         assert workers
-    assert not any(worker.is_alive() for worker in workers)
+    # One that ended by itself just before, which nobody has to wait for, may be between its last line and its end.
+    until(lambda: not any(worker.is_alive() for worker in workers))
 
 
 @pytest.mark.parametrize("attributes", [{"daemon_threads": True}, {"block_on_close": False}])
