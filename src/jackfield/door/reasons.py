@@ -110,6 +110,6 @@ def _user() -> str:
 def _first_free_port() -> int:
     """The lowest port that needs no privilege: 1024 unless the administrator said otherwise (ip(7))."""
     try:
-        return int(_PRIVILEGED_BELOW.read_text("ascii"))
+        return int(_PRIVILEGED_BELOW.read_bytes())
     except (OSError, ValueError):
         return 1024
