@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from .greens import GreenThread
     from .watchdog import Watchdog
 
-#: Green threads that are kept for other work: a burst of short connections needs as many as it has open at once, and
-#: each holds some 10 KB.
+#: Green threads that are kept for other work: a burst of short connections needs as many as it has open at once. Each
+#: holds the memory of one that waits.
 SPARES = 64
 
 
