@@ -8,6 +8,7 @@
 PyTypeObject *green_type;
 Py_ssize_t green_hub, green_poller;
 Py_ssize_t socket_channel, socket_patience, socket_switched, socket_received, socket_sent;
+static Py_ssize_t socket_waits;
 static Py_ssize_t socket_registered;
 
 static PyObject *pure_recv, *pure_sendall; /* methods of the class that are replaced, as functions */
@@ -252,6 +253,13 @@ static int failed_for_good(ssize_t result) {
     return -1;
 }
 
+/* Tells whoever looks at the connection from another thread that this one waits, and for what. */
+static void tell_waits(PyObject *self, PyObject *what) {
+    PyObject *old = SLOT(self, socket_waits);
+    SLOT(self, socket_waits) = Py_NewRef(what);
+    Py_XDECREF(old);
+}
+
 static PyObject *recv_plain(PyObject *self, int fd, Py_ssize_t size) {
     char small[LARGE], *buffer = small;
     PyObject *bytes = NULL;
@@ -263,9 +271,11 @@ static PyObject *recv_plain(PyObject *self, int fd, Py_ssize_t size) {
         buffer = PyBytes_AS_STRING(bytes);
     }
     do {
+        tell_waits(self, Py_True);
         Py_BEGIN_ALLOW_THREADS
         taken = recv(fd, buffer, size, 0);
         Py_END_ALLOW_THREADS
+        tell_waits(self, Py_None);
         if (failed_for_good(taken) < 0) {
             Py_XDECREF(bytes);
             return NULL;
@@ -284,9 +294,11 @@ static PyObject *recv_plain(PyObject *self, int fd, Py_ssize_t size) {
 static PyObject *sendall_plain(PyObject *self, int fd, PyObject *data) {
     ssize_t taken;
     do {
+        tell_waits(self, Py_False);
         Py_BEGIN_ALLOW_THREADS
         taken = send(fd, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), MSG_NOSIGNAL);
         Py_END_ALLOW_THREADS
+        tell_waits(self, Py_None);
         if (failed_for_good(taken) < 0) {
             set_bytes_sent();
             return NULL;
@@ -386,7 +398,7 @@ PyObject *install_socket(PyObject *module, PyObject *args) {
     if (find_slot(type, "_channel", &socket_channel) < 0 || find_slot(type, "_patience", &socket_patience) < 0 ||
         find_slot(type, "_switched", &socket_switched) < 0 ||
         find_slot(type, "_registered", &socket_registered) < 0 || find_slot(type, "received", &socket_received) < 0 ||
-        find_slot(type, "sent", &socket_sent) < 0 ||
+        find_slot(type, "sent", &socket_sent) < 0 || find_slot(type, "waits", &socket_waits) < 0 ||
         find_slot(green, "hub", &green_hub) < 0 || find_slot(green, "poller", &green_poller) < 0)
         return NULL;
     green_type = (PyTypeObject *)Py_NewRef(green);

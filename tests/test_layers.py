@@ -21,12 +21,12 @@ SOURCE = Path(__file__).resolve().parent.parent / "src" / PACKAGE
 LEVELS: list[set[str]] = [
     {"errors", "clock", "address"},
     {"events"},
-    {"config", "lifecycle", "limits", "proxyproto", "metrics"},
+    {"config", "lifecycle", "limits", "admission", "proxyheader", "proxyproto", "metrics"},
     {"reactor"},
-    {"socket", "streams", "sync", "adopt"},
-    {"door", "connecting"},
-    {"handlers", "modes", "connections"},
-    {"baseserver", "mixins", "socketserver", "service", "server", "signals"},
+    {"messages", "socket", "streams", "sync", "adopt"},
+    {"door", "connecting", "tls"},
+    {"handlers", "modes", "connections", "deadlines"},
+    {"baseserver", "mixins", "socketserver", "serving", "server", "signals"},
     {"supervisor", "admin"},
     # The face of the package.  It hands on names of every level; only what stands above it may ask it for one.
     {"__init__"},

@@ -42,7 +42,7 @@ def test_greenlet_is_all_that_is_required() -> None:
 
 def test_the_extras_are_the_documented_ones() -> None:
     extras = PROJECT["project"]["optional-dependencies"]
-    assert set(extras) == {"uvloop", "cli", "reload", "redis", "nats", "prometheus", "test", "dev"}
+    assert set(extras) == {"uvloop", "cli", "reload", "redis", "nats", "prometheus", "tls", "test", "dev"}
 
 
 def test_importing_the_package_loads_no_extra() -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from .clock import MONOTONIC, Clock
+from .events import Reason
 
 _RESET = struct.pack("ii", 1, 0)
 _INTERNET = (_socket_std.AF_INET, _socket_std.AF_INET6)
@@ -23,19 +24,33 @@ _TCP_COUNTS = 120
 class Connection:
     """One accepted peer, from accept to its end.
 
-    ``peer`` is its address as the socket module gives it, ``listener`` the text of the address it came in by. The
-    connection does not keep the socket alive: a handler that lets go of it ends it.
+    ``peer`` is its address as the socket module gives it (the real one, once a PROXY header has told it), ``listener``
+    the text of the address it came in by. The connection does not keep the socket alive: a handler that lets go of it
+    ends it.
     """
 
-    __slots__ = ("__weakref__", "_since", "_socket", "_table", "id", "listener", "peer")
+    __slots__ = (
+        "__weakref__", "_key", "_pace", "_socket", "_table", "due", "established", "id", "listener", "peer",
+        "reason", "since",
+    )  # fmt: skip
 
     def __init__(self, table: Connections, id: int, sock: Any, peer: Any, listener: str) -> None:
         self.id = id
         self.peer = peer
         self.listener = listener
+        #: Why it ends, from the moment that somebody decides it; None while nobody has.
+        self.reason: Reason | None = None
+        #: False while its PROXY header and TLS handshake are not done.
+        self.established = True
         self._table = table
         self._socket = weakref.ref(sock)
-        self._since = table.clock.now()
+        self._key = 0
+        #: When it was accepted, by the table's clock.
+        self.since = table.clock.now()
+        #: What the watch over deadlines remembers of it from one look to the next.
+        self._pace: Any = None
+        #: In which of the watch's slots it is.
+        self.due = 0
 
     def __repr__(self) -> str:
         return f"<Connection {self.id} of {self.peer!r}, {self.age:.1f} s>"
@@ -49,7 +64,7 @@ class Connection:
     @property
     def age(self) -> float:
         """Seconds since it was accepted."""
-        return self._table.clock.now() - self._since
+        return self._table.clock.now() - self.since
 
     @property
     def received(self) -> int:
@@ -71,8 +86,9 @@ class Connection:
             return _kernel_counts(sock)
         return sock.received, sock.sent
 
-    def close(self) -> None:
+    def close(self, reason: Reason = Reason.CLOSED) -> None:
         """End it in both directions: whoever waits on it sees the end of the stream. From any thread."""
+        self._decide(reason)
         sock = self.socket
         if sock is not None:
             try:
@@ -80,7 +96,12 @@ class Connection:
             except OSError:
                 pass  # the peer was faster
 
-    def abort(self) -> None:
+    def _decide(self, reason: Reason) -> None:
+        """The first to say why is the one who ends it."""
+        if self.reason is None:
+            self.reason = reason
+
+    def abort(self, reason: Reason = Reason.ABORTED) -> None:
         """End it at once: what is still to be sent is thrown away, and the peer has a reset. Whoever waits on it here
         has ConnectionResetError or BrokenPipeError. From any thread.
 
@@ -88,6 +109,7 @@ class Connection:
         connection that is in use (other systems than Linux, and a few kernels around 6.4 while a thread waits); the
         reset then follows the end.
         """
+        self._decide(reason)
         sock = self.socket
         if sock is None:
             return
@@ -97,7 +119,7 @@ class Connection:
                 sock.setsockopt(_socket_std.SOL_SOCKET, _socket_std.SO_LINGER, _RESET)
             except OSError:
                 pass
-        self.close()
+        self.close(reason)
 
 
 def _kernel_counts(sock: Any) -> tuple[int, int]:
@@ -166,17 +188,35 @@ class Connections:
     def enter(self, sock: Any, peer: Any, listener: str = "") -> Connection:
         connection = Connection(self, next(self._ids), sock, peer, listener)
         self.total += 1
-        self._by_socket[id(sock)] = connection
+        connection._key = id(sock)
+        self._by_socket[connection._key] = connection
         return connection
 
-    def peer_of(self, sock: Any) -> Any:
-        """The peer that ``sock`` was entered with; None if it is not here."""
-        connection = self._by_socket.get(id(sock))
-        return None if connection is None else connection.peer
+    def of(self, sock: Any) -> Connection | None:
+        """The connection that ``sock`` was entered with; None if it is not here."""
+        return self._by_socket.get(id(sock))
 
-    def leave(self, sock: Any) -> None:
-        """``sock`` is done with; nothing happens if it never was here."""
-        self._by_socket.pop(id(sock), None)
+    def exchange(self, connection: Connection, old: Any, new: Any) -> None:
+        """The connection goes on by the socket ``new``, TLS say, into which ``old`` was made."""
+        self._by_socket[id(new)] = connection
+        connection._socket = weakref.ref(new)
+        connection._key = id(new)
+        if self._by_socket.get(id(old)) is connection:
+            del self._by_socket[id(old)]
+
+    def remove(self, connection: Connection) -> None:
+        """The connection is done with, whatever has become of its socket."""
+        if self._by_socket.get(connection._key) is connection:
+            del self._by_socket[connection._key]
+
+    def leave(self, sock: Any) -> Connection | None:
+        """``sock`` is done with: its connection; None if it never was here."""
+        return self._by_socket.pop(id(sock), None)
+
+    @property
+    def entered(self) -> int:
+        """Connections that were entered and have not left, at no cost: some may be closed already."""
+        return len(self._by_socket)
 
     def _alive(self) -> list[Connection]:
         alive = []

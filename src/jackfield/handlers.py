@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Generic, TypeVar
 
+from .messages import MessageReader
 from .streams import AsyncReader, AsyncSocket, AsyncWriter
 
 ServerT = TypeVar("ServerT")
@@ -145,7 +146,12 @@ class StreamRequestHandler(BaseRequestHandler[ServerT]):
             self.connection.settimeout(self.timeout)
         if self.disable_nagle_algorithm:
             self.connection.setsockopt(_socket_std.IPPROTO_TCP, _socket_std.TCP_NODELAY, True)
-        self.rfile = self.connection.makefile("rb", self.rbufsize)
+        limits = getattr(self.server, "limits", None)
+        if limits is None or self.rbufsize == 0:
+            self.rfile = self.connection.makefile("rb", self.rbufsize)
+        else:
+            size = self.rbufsize if self.rbufsize > 0 else io.DEFAULT_BUFFER_SIZE
+            self.rfile = MessageReader(self.connection.makefile("rb", 0), self.connection, limits, size)
         if self.wbufsize == 0:
             self.wfile = _SocketWriter(self.connection)  # type: ignore[assignment]
         else:
@@ -242,7 +248,8 @@ class AsyncStreamRequestHandler(AsyncRequestHandler[ServerT]):
         self.connection = self.request
         if self.disable_nagle_algorithm:
             self.connection.setsockopt(_socket_std.IPPROTO_TCP, _socket_std.TCP_NODELAY, True)
-        self.rfile = AsyncReader(self.request, self.limit)
+        limits = getattr(self.server, "limits", None)
+        self.rfile = AsyncReader(self.request, self.limit, limits)
         self.wfile = AsyncWriter(self.request)
 
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
-import inspect
 import logging
 import os
-import resource
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,17 +18,15 @@ from typing import Any
 from .connections import Connection
 from .door import Listener, open_listeners
 from .errors import MisuseError
+from .events import Event, Publisher, Subscriber
 from .lifecycle import LifeCycle, State
+from .limits import Limits
 from .modes import Loop, Processes, open_loop
 from .reactor import AsyncWait, blocking_wait, current_reactor, in_green, loop_runs_here, run, spawn, watched
-from .service import Service
+from .serving import ProxyRule, Service, descriptor_room, mode_for
+from .tls import TLS, ServerTLS
 
 _log = logging.getLogger("jackfield.server")
-
-MODES = ("auto", "serial", "thread", "process", "green", "async")
-
-#: Descriptors left for everything that is not a connection (HAProxy and others keep a like reserve).
-RESERVED_DESCRIPTORS = 64
 
 #: Seconds between being cut and being given up.
 CUT_SECONDS = 1.0
@@ -58,7 +54,9 @@ def _end_with_the_process() -> None:
 
 @dataclass(frozen=True, slots=True)
 class ServerInfo:
-    """What a server is and has done so far: ``limit`` units at once at most, ``uptime`` in seconds of listening."""
+    """What a server is and has done so far: ``limit`` units at once at most, ``uptime`` in seconds of listening;
+    ``ends`` are its connections by the reason that they ended for, ``refusals`` the clients that were turned away
+    (``jackfield.events.Reason``)."""
 
     name: str
     mode: str
@@ -71,6 +69,8 @@ class ServerInfo:
     handler_errors: int
     datagrams: int
     dropped: int
+    ends: dict[str, int]
+    refusals: dict[str, int]
     uptime: float
 
 
@@ -98,6 +98,9 @@ class Server:
         max_threads: int = 256,
         max_children: int = 40,
         max_connections: int | None = None,
+        limits: Limits | None = None,
+        tls: TLS | ServerTLS | None = None,
+        proxy_protocol: ProxyRule | bool = False,
         backlog: int = 65535,
         reuse_port: bool = False,
         graceful_timeout: float = 30.0,
@@ -105,20 +108,28 @@ class Server:
         name: str | None = None,
     ) -> None:
         self.handler = handler
-        self.mode = _mode_for(handler, mode)
+        self.mode = mode_for(handler, mode)
         self.name = name or getattr(handler, "__qualname__", None) or type(handler).__name__
         self.graceful_timeout = graceful_timeout
         self._targets = addresses or ("tcp://127.0.0.1:9999",)
         self._backlog = backlog
         self._reuse_port = reuse_port
         self._loop_factory = loop_factory
-        room = _descriptor_room()
-        most = min(10_000 if max_connections is None else max_connections, room)
-        self._limit = min({"thread": max_threads, "process": max_children}.get(self.mode, most), most)
+        room = descriptor_room()
+        limits = Limits() if limits is None else limits
+        if max_connections is not None:
+            limits = limits.replace(max_connections=max_connections)
+        self._most = min({"thread": max_threads, "process": max_children}.get(self.mode, room), room)
+        self._limits = limits
+        # Read here, not at the first handshake: a bad certificate is told before anything is opened.
+        self._tls = ServerTLS(tls) if isinstance(tls, TLS) else tls
+        self._proxy = proxy_protocol
+        self._limit = self._limit_of(limits)
+        self._events = Publisher()
         self._life = LifeCycle()
         #: Whoever pops this begins the server, or ends it before it began: list.pop() is whole for threads and signals.
         self._not_begun = [True]
-        self._service = Service(handler, self.mode, self._limit, (), self)
+        self._service = self._new_service(())
         self._locations: tuple[str, ...] = ()
         self._loop: Loop | None = None
         self._on_loop_here = False
@@ -133,6 +144,14 @@ class Server:
 
     def __repr__(self) -> str:
         return f"<Server {self.name} {self.mode} {self.state} on {', '.join(self._locations) or 'nothing yet'}>"
+
+    def _new_service(self, listeners: Iterable[Listener]) -> Service:
+        return Service(
+            self.handler, self.mode, self._limit, listeners, self, self._limits, self._events, self._proxy, self._tls
+        )
+
+    def _limit_of(self, limits: Limits) -> int:
+        return self._most if limits.max_connections is None else min(limits.max_connections, self._most)
 
     # -- starting ----------------------------------------------------------------------------------------------------
 
@@ -154,7 +173,7 @@ class Server:
             self._error = error
             self._end(State.FAILED)
             raise
-        self._service = Service(self.handler, self.mode, self._limit, opened, self)
+        self._service = self._new_service(opened)
         self._locations = tuple(listener.location for listener in opened)
         if not self._not_begun:
             self._service.close_listeners()  # a stop came meanwhile, and may have found nothing to close yet
@@ -256,6 +275,7 @@ class Server:
             raise
         finally:
             self._loop = None
+            self._service.end_watch()
             loop.close()
         self._end(State.STOPPED if self._error is None else State.FAILED)
 
@@ -423,6 +443,29 @@ class Server:
         """The live connections: peer, age, bytes; ``close()`` and ``abort()`` end one."""
         return list(self._service.connections)
 
+    @property
+    def limits(self) -> Limits:
+        """The limits in force. They may be set at any time: they hold at once for those who come, and within a tenth
+        of each deadline for those who are there."""
+        return self._limits
+
+    @limits.setter
+    def limits(self, limits: Limits) -> None:
+        self._limits = limits
+        self._limit = self._service.limit = self._limit_of(limits)
+        self._service.limits = limits
+        if self._service.units is not None:
+            self._service.units.limit = self._limit
+        loop = self._loop
+        if loop is not None:
+            loop.wake()  # clients may have been waiting for what is allowed now
+
+    def subscribe(self, subscriber: Subscriber, *kinds: type[Event]) -> Callable[[], None]:
+        """Call ``subscriber(event)`` for every event of ``kinds`` (see :mod:`jackfield.events`; all, if none is named);
+        returns what ends that. It is called where the event happens, on whatever thread, and must not wait. One that
+        raises is dropped and reported."""
+        return self._events.subscribe(subscriber, *kinds)
+
     def info(self) -> ServerInfo:
         """What it is and has done so far."""
         service = self._service
@@ -436,8 +479,10 @@ class Server:
             accepted=service.connections.total,
             refused=service.refused,
             handler_errors=service.handler_errors,
-            datagrams=service.datagrams,
-            dropped=service.dropped,
+            datagrams=service.datagrams.received,
+            dropped=service.datagrams.dropped,
+            ends={reason.value: count for reason, count in service.ends.items()},
+            refusals={reason.value: count for reason, count in service.refusals.items()},
             uptime=time.monotonic() - self._since if self._since else 0.0,
         )
 
@@ -449,28 +494,3 @@ def _read_all(fd: int) -> None:
     with contextlib.suppress(BlockingIOError):
         while os.read(fd, 4096):
             pass
-
-
-def _mode_for(handler: Any, mode: str) -> str:
-    if mode not in MODES:
-        raise MisuseError(f"no mode {mode!r}: write one of {', '.join(MODES)}")
-    if not callable(handler):
-        raise MisuseError(f"{handler!r} is no handler class: derive one from jackfield.BaseRequestHandler")
-    if inspect.iscoroutinefunction(handler):
-        raise MisuseError(f"{handler!r} is a coroutine function: make it handle() of an AsyncRequestHandler")
-    is_async = inspect.iscoroutinefunction(getattr(handler, "handle", None))
-    if mode == "auto":
-        return "async" if is_async else "thread"
-    if is_async and mode != "async":
-        raise MisuseError(f"{handler!r} is a coroutine handler: serve it with mode='async'")
-    if mode == "async" and not is_async:
-        raise MisuseError(
-            f"{handler!r} is no coroutine handler: derive it from AsyncRequestHandler, or serve it with mode='green'"
-        )
-    return mode
-
-
-def _descriptor_room() -> int:
-    """Connections that the soft limit of descriptors leaves room for."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(1, soft - RESERVED_DESCRIPTORS) if soft != resource.RLIM_INFINITY else 1_000_000

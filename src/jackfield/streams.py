@@ -6,8 +6,9 @@ import asyncio
 from asyncio import current_task as _current_task
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from types import coroutine
-from typing import IO, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
+from .errors import LineTooLongError, MessageTooLargeError
 from .reactor import PARKED, DrivenTask, Reactor, current_reactor, green
 from .reactor.cooperative import ABSURD, _recv, _send
 from .reactor.patience import DONTWAIT, closed_meanwhile
@@ -15,6 +16,9 @@ from .reactor.poller import Channel
 from .reactor.pure import STREAK
 from .reactor.twin import native
 from .socket import socket
+
+if TYPE_CHECKING:
+    from .limits import Limits
 
 T = TypeVar("T")
 
@@ -296,14 +300,22 @@ def _park(waiter: DrivenTask | _FutureWaiter) -> Generator[Any, Any, None]:
 class AsyncReader:
     """Lines, records and blocks of an :class:`AsyncSocket`; the names and errors are asyncio.StreamReader's.
 
-    ``limit`` bytes (64 KiB) are buffered at most while looking for a separator.
+    ``limit`` bytes (64 KiB) are buffered at most while looking for a separator; with the ``limits`` of a server at most
+    ``max_line``, and ``max_message`` by ``read()`` and ``readexactly()``: MessageTooLargeError.
     """
 
-    def __init__(self, sock: AsyncSocket, limit: int = LIMIT) -> None:
+    def __init__(self, sock: AsyncSocket, limit: int = LIMIT, limits: Limits | None = None) -> None:
         self._socket = sock
         self._buffer = bytearray()
         self._ended = False
         self.limit = limit
+        self._most: int | None = None
+        #: Whom to tell that a message is wanted, from which those who look after deadlines know a drip from silence.
+        self._asking: Any = None
+        if limits is not None:
+            self._most, self._asking = limits.max_message, sock.socket
+            if limits.max_line is not None:
+                self.limit = min(limit, limits.max_line)
 
     def at_eof(self) -> bool:
         """True when the peer has ended its side and everything was read."""
@@ -311,6 +323,10 @@ class AsyncReader:
 
     async def _fill(self) -> bool:
         if not self._ended:
+            asking = self._asking
+            if asking is not None and asking.asked is None:
+                # Some of it may be here already; what more of it comes tells that it is under way.
+                asking.asked = asking.received
             data = await self._socket.recv(CHUNK)
             if data:
                 self._buffer += data
@@ -319,15 +335,21 @@ class AsyncReader:
         return not self._ended
 
     def _take(self, size: int) -> bytes:
+        if self._asking is not None:
+            self._asking.asked = None
         data = bytes(self._buffer[:size])
         del self._buffer[:size]
         return data
+
+    def _check(self, size: int) -> None:
+        if self._most is not None and size > self._most:
+            raise MessageTooLargeError(f"a message of more than {self._most} bytes (max_message)")
 
     async def read(self, n: int = -1) -> bytes:
         """At most ``n`` bytes as soon as there are any, or all until the end if ``n`` is negative."""
         if n < 0:
             while await self._fill():
-                pass
+                self._check(len(self._buffer))
             return self._take(len(self._buffer))
         if n and not self._buffer:
             await self._fill()
@@ -337,6 +359,7 @@ class AsyncReader:
         """``n`` bytes. asyncio.IncompleteReadError, with what there was, if the peer ends before."""
         if n < 0:
             raise ValueError("readexactly size can not be less than zero")
+        self._check(n)
         while len(self._buffer) < n:
             if not await self._fill():
                 raise asyncio.IncompleteReadError(self._take(len(self._buffer)), n)
@@ -372,7 +395,7 @@ class AsyncReader:
         except asyncio.IncompleteReadError as error:
             return error.partial
         except asyncio.LimitOverrunError as error:
-            raise ValueError(error.args[0]) from error
+            raise LineTooLongError(error.args[0]) from error
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         while line := await self.readline():

@@ -405,7 +405,7 @@ def test_a_crash_is_1_and_its_traceback_is_logged(app: Path) -> None:
     """What cannot happen, made to happen by the user's module: the loop that serves raises."""
     (app / "crash.py").write_text(
         "from app import Shout\n"
-        "from jackfield.service import Service\n"
+        "from jackfield.serving import Service\n"
         "def attend(*_): raise ZeroDivisionError('made to happen')\n"
         "Service.attend = attend\n"
     )

@@ -439,7 +439,7 @@ def test_a_connection_that_stays_on_the_list_would_be_found_out(monkeypatch: pyt
     """The broken case: a server that never closes what its handlers are done with."""
     kept: list[Any] = []
     with monkeypatch.context() as patch:
-        patch.setattr("jackfield.service.Service._close", lambda self, sock: kept.append(sock))
+        patch.setattr("jackfield.serving.service.Service._close", lambda self, sock, error=None: kept.append(sock))
         server = Server(Held("thread").handler, TCP)
         server.handler = type("Returns", (BaseRequestHandler,), {"handle": lambda self: None})
         server._service.handler = server.handler

@@ -123,8 +123,8 @@ def test_too_many_are_dropped_and_counted(mode: str) -> None:
     with dial(server) as client:
         client.send(b"first")
         assert waiting.wait(SOON)
-        server._service._crew._queue._bound = 10  # type: ignore[union-attr]
-        assert isinstance(server._service._crew._queue, PeerQueue)  # type: ignore[union-attr]
+        server._service.datagrams.crew._queue._bound = 10  # type: ignore[union-attr]
+        assert isinstance(server._service.datagrams.crew._queue, PeerQueue)  # type: ignore[union-attr]
         for number in range(30):
             client.send(b"%d" % number)
         until(lambda: server.info().dropped == 20)
@@ -360,7 +360,7 @@ def test_handlers_may_still_answer_while_it_drains(mode: str) -> None:
 
 def test_a_drop_that_is_not_counted_would_be_found_out(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The broken case: a server that serves half of a message."""
-    from jackfield import service
+    from jackfield.serving import datagrams as service
 
     receive = service.receive_batch
     monkeypatch.setattr(

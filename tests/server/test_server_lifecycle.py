@@ -237,7 +237,7 @@ def test_what_ends_the_serving_is_raised_and_the_server_failed(
     def attend(self: Any, loop: Any) -> None:
         raise Broken
 
-    monkeypatch.setattr("jackfield.service.Service.attend", attend)
+    monkeypatch.setattr("jackfield.serving.service.Service.attend", attend)
     server = Server(echo(mode), TCP, mode=mode)
     with pytest.raises(Broken):
         server.serve_forever()

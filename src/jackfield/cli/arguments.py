@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from typing import Any, NoReturn
 
-__all__ = ["Parser", "UsageError", "add_globals", "address", "count", "duration", "nearest"]
+__all__ = ["Parser", "UsageError", "add_globals", "address", "count", "duration", "nearest", "typed"]
 
 
 class UsageError(JackfieldError):
@@ -94,7 +94,7 @@ def add_globals(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _typed(parse: Callable[[str], Any], text: str) -> Any:
+def typed(parse: Callable[[str], Any], text: str) -> Any:
     """Call a parser of the library; its ValueError says what to write, and argparse would drop that text."""
     try:
         return parse(text)
@@ -106,7 +106,7 @@ def duration(text: str) -> float:
     """A flag's duration, ``500ms 5s 2m 1h`` or seconds, as seconds."""
     from jackfield.config import parse_duration
 
-    seconds: float = _typed(parse_duration, text)
+    seconds: float = typed(parse_duration, text)
     return seconds
 
 
@@ -114,7 +114,7 @@ def address(text: str) -> Any:
     """A flag's address, as :class:`jackfield.address.Address`."""
     from jackfield.address import parse_address
 
-    return _typed(parse_address, text)
+    return typed(parse_address, text)
 
 
 def count(least: int) -> Callable[[str], int]:

@@ -8,7 +8,7 @@ import os
 import sys
 import time
 
-from jackfield.cli import exits
+from jackfield.cli import exits, limits
 from jackfield.cli.arguments import UsageError, address, count, duration
 from jackfield.errors import StartError
 
@@ -100,6 +100,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="how long connections may take to finish when the server stops (default 30s)",
     )
 
+    limits.configure(parser)
+
     logs = parser.add_argument_group("logs")
     logs.add_argument(
         "--log-level", choices=LOG_LEVELS, metavar="LEVEL", help="debug, info (default), warning, error, critical"
@@ -159,6 +161,7 @@ def _prepare(options: argparse.Namespace, stack: contextlib.ExitStack) -> Server
     from jackfield.door import open_listeners
     from jackfield.server import Server
 
+    who, proxy, tls = limits.limits_of(options), limits.proxy_of(options), limits.tls_of(options)
     binding: dict[str, Any] = {"reuse_port": options.reuse_port}
     if options.backlog is not None:
         binding["backlog"] = options.backlog
@@ -168,7 +171,7 @@ def _prepare(options: argparse.Namespace, stack: contextlib.ExitStack) -> Server
             stack.callback(listener.close)
             listeners.append(listener)
     handler, mode = _choose(options)
-    limits = {"max_threads": options.max_threads, "max_children": options.max_children}
+    bounds = {"max_threads": options.max_threads, "max_children": options.max_children}
     server = Server(
         handler,
         *listeners,
@@ -176,7 +179,10 @@ def _prepare(options: argparse.Namespace, stack: contextlib.ExitStack) -> Server
         graceful_timeout=options.graceful_timeout,
         loop_factory=_loop_factory(options.loop),
         name=options.name,
-        **{name: value for name, value in limits.items() if value is not None},
+        limits=who,
+        tls=tls,
+        proxy_protocol=proxy or False,
+        **{name: value for name, value in bounds.items() if value is not None},
     )
     _refuse_idle_flags(options, server.mode)
     return server
@@ -232,12 +238,12 @@ def _announce(options: argparse.Namespace, server: Server) -> None:
     locations = server.addresses
     unit = {"serial": "connection", "thread": "thread", "process": "process"}.get(info.mode, "connection")
     most = 1 if info.mode == "serial" else info.limit
-    limits = [f"{count_of(most, unit)} at once", f"graceful {options.graceful_timeout:g}s"]
+    bounds = [f"{count_of(most, unit)} at once", f"graceful {options.graceful_timeout:g}s"]
     facts = Facts(
         options.target or "upper-case echo",
         info.mode,
         locations,
-        limits,
+        bounds,
         time.perf_counter() - options.started,
         options.name,
     )

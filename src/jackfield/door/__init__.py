@@ -2,7 +2,8 @@
 
 from jackfield.door.accept import AcceptPolicy, Action, Outcome, accept_batch
 from jackfield.door.datagrams import Datagram, kernel_drops, receive_batch, reply_socket
-from jackfield.door.listener import Listener, open_listeners
+from jackfield.door.listener import Listener, open_listeners, readable_peer
+from jackfield.door.options import set_stream_options
 from jackfield.door.packetinfo import PacketInfo, enable_packet_info, is_wildcard
 from jackfield.door.peerqueue import PeerQueue
 from jackfield.door.unixpath import clear_stale_unix_path
@@ -21,6 +22,8 @@ __all__ = [
     "is_wildcard",
     "kernel_drops",
     "open_listeners",
+    "readable_peer",
     "receive_batch",
     "reply_socket",
+    "set_stream_options",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket as _socket_std
 from dataclasses import dataclass, field
+from typing import Any
 
 from jackfield.address import Address, describe_sockaddr, parse_address
 from jackfield.door.adoption import adopt_descriptor, adopt_socket
@@ -12,7 +13,7 @@ from jackfield.door.packetinfo import enable_packet_info, is_wildcard
 from jackfield.door.unixpath import SocketFile, open_unix
 from jackfield.errors import AddressError
 
-__all__ = ["Listener", "Target", "open_listeners"]
+__all__ = ["Listener", "Target", "open_listeners", "readable_peer"]
 
 Target = Address | _socket_std.socket | tuple[str, int] | tuple[str, int, int, int] | str | int
 """What a server can be told to listen on."""
@@ -142,3 +143,10 @@ def _address_of_tuple(sockaddr: tuple[object, ...]) -> Address:
     if isinstance(port, bool) or not 0 <= port <= 65535:
         raise AddressError(f"no port number from 0 to 65535 in {sockaddr!r}: write ({host!r}, 9999)")
     return Address("tcp", host, port)
+
+
+def readable_peer(address: Any) -> Any:
+    """An IPv4 client of a dual-stack socket is shown as what it is (RFC 4291, 2.5.5.2: ``::ffff:192.0.2.1``)."""
+    if isinstance(address, tuple) and len(address) == 4 and address[0].startswith("::ffff:"):
+        return address[0][7:], address[1]
+    return address

@@ -79,7 +79,11 @@ class CooperativeSocket(PatientSocket):
         """``recv()`` in full."""
         green = getcurrent()
         if not isinstance(green, GreenThread) and not self._switched:
-            data = _recv(self, bufsize, flags)
+            self.waits = True
+            try:
+                data = _recv(self, bufsize, flags)
+            finally:
+                self.waits = None
             self._count(len(data), flags)
             return data
         if isinstance(green, GreenThread) and not flags:
@@ -213,11 +217,14 @@ class CooperativeSocket(PatientSocket):
         """``sendall()`` in full."""
         taken = 0
         if self._patience is None and type(data) is bytes and not self._waits_itself():
+            self.waits = False
             try:
                 taken = _send(self, data, flags)
             except OSError as error:
                 error.bytes_sent = 0  # type: ignore[attr-defined]
                 raise
+            finally:
+                self.waits = None
             self.sent += taken
             if taken == len(data):
                 return

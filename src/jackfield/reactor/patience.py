@@ -57,7 +57,8 @@ class PatientSocket(_socket_std.socket):
     """How a socket waits, in whatever thread, and where: its patience and its channel, from beginning to end."""
 
     __slots__ = (
-        "_channel", "_patience", "_registered", "_short_is_empty", "_switched", "_user", "_usual", "received", "sent",
+        "_channel", "_patience", "_registered", "_short_is_empty", "_switched", "_user", "_usual", "asked", "proxy",
+        "received", "sent", "waits",
     )  # fmt: skip
 
     def __init__(self, family: int = -1, type: int = -1, proto: int = -1, fileno: int | None = None) -> None:
@@ -77,6 +78,12 @@ class PatientSocket(_socket_std.socket):
         #: Bytes taken from the kernel and given to it so far.
         self.received = 0
         self.sent = 0
+        #: The PROXY header that a connection began with, if it did.
+        self.proxy: Any = None
+        #: While a reader of messages wants the next one: the bytes that had come before it.
+        self.asked: int | None = None
+        #: While a plain thread waits in a call on it: True to receive, False to send.
+        self.waits: bool | None = None
         self._patience: float | None = _Raw.gettimeout(self)
         self._switched = False
         self._short_is_empty = False
@@ -200,7 +207,11 @@ class PatientSocket(_socket_std.socket):
             return operation(flags)
         channel = self._join(green.poller) if isinstance(green, GreenThread) else None
         if channel is None and not self._switched:
-            return operation(flags)
+            self.waits = reading
+            try:
+                return operation(flags)
+            finally:
+                self.waits = None
         if deadline is None:
             deadline = self._deadline()
         while True:
@@ -233,8 +244,12 @@ class PatientSocket(_socket_std.socket):
         fd = self.fileno()
         if fd < 0:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-        if not ready_now(fd, None if deadline is None else deadline - monotonic(), reading=reading):
-            raise TimeoutError("timed out")
+        self.waits = reading
+        try:
+            if not ready_now(fd, None if deadline is None else deadline - monotonic(), reading=reading):
+                raise TimeoutError("timed out")
+        finally:
+            self.waits = None
 
     def _lengthen_streak(self, channel: Channel) -> None:
         channel.streak += 1

@@ -1,0 +1,22 @@
+"""Who may come in: values and a clock in, verdicts out.  Nothing here opens, reads or waits."""
+
+from jackfield.admission.addresses import Credentials
+from jackfield.admission.admission import Admission, Refusal
+from jackfield.admission.datagrams import DatagramGuard
+from jackfield.admission.networks import PeerList, parse_ip, parse_peer
+from jackfield.admission.penalties import Ban, Penalties
+from jackfield.admission.rates import Rate, TokenBucket
+
+__all__ = [
+    "Admission",
+    "Ban",
+    "Credentials",
+    "DatagramGuard",
+    "PeerList",
+    "Penalties",
+    "Rate",
+    "Refusal",
+    "TokenBucket",
+    "parse_ip",
+    "parse_peer",
+]

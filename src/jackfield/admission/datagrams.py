@@ -1,0 +1,195 @@
+"""Which datagrams are taken, and which are answered: no connection stands behind one, and its sender may be forged."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from jackfield.admission.addresses import AddressTable, Key, Keys, Peer, source_of
+from jackfield.admission.admission import Refusal, may_come
+from jackfield.admission.locks import Guarded
+from jackfield.admission.rates import ticks
+from jackfield.clock import MONOTONIC, Clock
+
+if TYPE_CHECKING:
+    from jackfield.limits import Limits
+
+__all__ = ["DatagramGuard"]
+
+#: Seconds after which an exchange that stood still is begun anew: a NAT keeps the mapping of one so long (RFC 4787 4.3
+#: recommends 5 minutes), so after that the address may be somebody else's.
+FORGOTTEN_AFTER = 300.0
+
+#: Datagrams that came after an answer, from which on an address is taken to be the sender's own.
+ENOUGH_ANSWERS = 2
+
+
+class _Exchange:
+    """Bytes from and to an address, and whether it has answered."""
+
+    __slots__ = ("answers", "received", "replied", "sent", "since")
+
+    def __init__(self) -> None:
+        self.received = self.sent = self.answers = 0
+        #: Whether something was sent to it since its last datagram.
+        self.replied = False
+        self.since = 0.0
+
+
+class DatagramGuard(Guarded):
+    """Says of each datagram whether it is taken, and of each reply whether it may be sent, by ``limits``.
+
+    There are no bans: a sender can be forged, and so could be got banned by somebody else.  ``exempt`` is exempt from
+    both rates, the rate of replies and ``amplification``.  Any thread may call; at most 65,536 addresses are remembered
+    for each of the limits, and an address that is forgotten for want of room begins anew: with full buckets, and
+    without credit for replies.
+
+    ``amplification`` holds until an address has sent two datagrams after one from here each.  That hinders whoever has
+    a list of servers to send one datagram each in a victim's name, not one who forges an exchange with this server;
+    ``reply_rate_per_address`` holds for that one too.
+    """
+
+    __slots__ = ("_buckets", "_exchanges", "_full_at", "_keys", "_limits", "_now", "_refusals", "_replies", "_withheld")
+
+    def __init__(self, limits: Limits, clock: Clock = MONOTONIC) -> None:
+        super().__init__()
+        self._now = clock.now
+        self._refusals = dict.fromkeys(Refusal, 0)
+        self._withheld = 0
+        self._full_at = 0
+        self._buckets: AddressTable[int] = AddressTable()
+        self._replies: AddressTable[int] = AddressTable()
+        self._exchanges: AddressTable[_Exchange] = AddressTable()
+        self._limits = limits
+        self._keys = Keys(limits.ipv4_prefix, limits.ipv6_prefix)
+
+    def admit(self, peer: Peer, size: int) -> Refusal | None:
+        """None, and a datagram of ``size`` bytes that ``peer`` is said to have sent is taken; or why it is dropped.
+
+        One from port 0 is ``DENIED``: it is reserved, nothing sent there arrives, and it comes of forging (RFC 768).
+        """
+        source = source_of(peer)
+        with self._lock:
+            limits = self._limits
+            refusal = None
+            if (isinstance(source, bytes) and len(peer) > 1 and not peer[1]) or not may_come(limits, source):
+                refusal = Refusal.DENIED
+            elif not limits.exempt.holds(source):
+                refusal = self._admit_counted(self._keys.of(source), size)
+            if refusal is not None:
+                self._refusals[refusal] += 1
+            return refusal
+
+    def _admit_counted(self, key: Key, size: int) -> Refusal | None:
+        limits = self._limits
+        rate, rate_per_address = limits.datagram_rate, limits.datagram_rate_per_address
+        seconds = self._now()
+        now = ticks(seconds)
+        full_at = bucket_full_at = -1
+        if rate is not None:
+            full_at = rate.spend(self._full_at, now)
+            if full_at < 0:
+                return Refusal.LIMIT_RATE
+        if rate_per_address is not None and key is not None:
+            bucket_full_at = rate_per_address.spend(self._buckets.entries.get(key, 0), now)
+            if bucket_full_at < 0:
+                return Refusal.LIMIT_RATE_PER_ADDRESS
+            self._buckets.put_until(key, bucket_full_at, now)
+        if full_at >= 0:
+            self._full_at = full_at
+        if limits.amplification is not None and isinstance(key, bytes):
+            self._received(key, size, seconds)
+        return None
+
+    def _received(self, key: Key, size: int, now: float) -> None:
+        exchange = self._exchanges.entries.get(key)
+        if exchange is None or exchange.since + FORGOTTEN_AFTER <= now:
+            exchange = _Exchange()
+        exchange.since = now
+        exchange.received += size
+        if exchange.replied:
+            exchange.replied = False
+            exchange.answers += 1
+        self._exchanges.put(key, exchange)
+
+    def may_reply(self, peer: Peer, size: int) -> bool:
+        """Whether a datagram of ``size`` bytes may be sent to ``peer`` now; it then counts as sent.
+
+        To the peer of a Unix socket it always may: that one cannot be forged.
+        """
+        source = source_of(peer)
+        with self._lock:
+            limits = self._limits
+            if not isinstance(source, bytes) or limits.exempt.holds(source):
+                return True
+            key = self._keys.of(source)
+            seconds = self._now()
+            exchange = None
+            if limits.amplification is not None:
+                exchange = self._exchanges.entries.get(key)
+                if exchange is not None and exchange.since + FORGOTTEN_AFTER <= seconds:
+                    exchange = None
+                if exchange is None:
+                    allowed = not size
+                elif exchange.answers >= ENOUGH_ANSWERS:
+                    allowed = True
+                else:
+                    allowed = exchange.sent + size <= limits.amplification * exchange.received
+                if not allowed:
+                    self._withheld += 1
+                    return False
+            rate = limits.reply_rate_per_address
+            if rate is not None:
+                now = ticks(seconds)
+                full_at = rate.spend(self._replies.entries.get(key, 0), now)
+                if full_at < 0:
+                    self._withheld += 1
+                    return False
+                self._replies.put_until(key, full_at, now)
+            if exchange is not None:
+                exchange.sent += size
+                exchange.replied = True
+            return True
+
+    @property
+    def limits(self) -> Limits:
+        """What holds; setting it holds from the next verdict on.  Other prefixes begin with nothing known."""
+        return self._limits
+
+    @limits.setter
+    def limits(self, limits: Limits) -> None:
+        with self._lock:
+            now = ticks(self._now())
+            if (limits.ipv4_prefix, limits.ipv6_prefix) != self._keys.prefixes:
+                self._keys = Keys(limits.ipv4_prefix, limits.ipv6_prefix)
+                for table in (self._buckets, self._replies, self._exchanges):
+                    table.entries.clear()
+            if limits.datagram_rate is not None:
+                self._full_at = limits.datagram_rate.clamp(self._full_at, now)
+            for rate, buckets in (
+                (limits.datagram_rate_per_address, self._buckets),
+                (limits.reply_rate_per_address, self._replies),
+            ):
+                if rate is None:
+                    buckets.entries.clear()
+                else:
+                    rate.clamp_all(buckets.entries, now)
+            if limits.amplification is None:
+                self._exchanges.entries.clear()
+            self._limits = limits
+
+    @property
+    def refusals(self) -> dict[Refusal, int]:
+        """Datagrams dropped so far, of each kind."""
+        with self._lock:
+            return dict(self._refusals)
+
+    @property
+    def withheld(self) -> int:
+        """Replies that were not to be sent."""
+        return self._withheld
+
+    @property
+    def remembered(self) -> int:
+        """Addresses of which something is known, at most three times 65,536."""
+        with self._lock:
+            return len(self._buckets) + len(self._replies) + len(self._exchanges)

@@ -1,0 +1,40 @@
+"""What a server settles before it serves: the mode that fits its handler, and the room there is for connections."""
+
+from __future__ import annotations
+
+import inspect
+import resource
+from typing import Any
+
+from ..errors import MisuseError
+
+MODES = ("auto", "serial", "thread", "process", "green", "async")
+
+#: Descriptors left for everything that is not a connection (HAProxy and others keep a like reserve).
+RESERVED_DESCRIPTORS = 64
+
+
+def mode_for(handler: Any, mode: str) -> str:
+    """The mode that ``handler`` is run in where ``mode`` is asked for; MisuseError if they do not go together."""
+    if mode not in MODES:
+        raise MisuseError(f"no mode {mode!r}: write one of {', '.join(MODES)}")
+    if not callable(handler):
+        raise MisuseError(f"{handler!r} is no handler class: derive one from jackfield.BaseRequestHandler")
+    if inspect.iscoroutinefunction(handler):
+        raise MisuseError(f"{handler!r} is a coroutine function: make it handle() of an AsyncRequestHandler")
+    is_async = inspect.iscoroutinefunction(getattr(handler, "handle", None))
+    if mode == "auto":
+        return "async" if is_async else "thread"
+    if is_async and mode != "async":
+        raise MisuseError(f"{handler!r} is a coroutine handler: serve it with mode='async'")
+    if mode == "async" and not is_async:
+        raise MisuseError(
+            f"{handler!r} is no coroutine handler: derive it from AsyncRequestHandler, or serve it with mode='green'"
+        )
+    return mode
+
+
+def descriptor_room() -> int:
+    """Connections that the soft limit of descriptors leaves room for."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(1, soft - RESERVED_DESCRIPTORS) if soft != resource.RLIM_INFINITY else 1_000_000

@@ -1,0 +1,218 @@
+"""What comes before the handler: the PROXY header and the TLS handshake, in every mode, and those who stall there."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from native_support import MODES, SOON, TCP, dial, echo, leave, until
+
+from jackfield import AsyncRequestHandler, BaseRequestHandler, Server
+from jackfield.admission import PeerList
+from jackfield.limits import Limits
+from jackfield.proxyheader import ProxyHeader, encode
+from jackfield.serving import ProxyRule
+from jackfield.tls import TLS, self_signed
+
+SHORT = 0.4
+
+
+@pytest.fixture(scope="module")
+def certificate() -> TLS:
+    return self_signed()
+
+
+class Who(BaseRequestHandler[Any]):
+    """Says who it takes the peer for, and echoes."""
+
+    def handle(self) -> None:
+        header = self.request.proxy
+        tls = getattr(self.request, "version", lambda: None)()
+        self.request.sendall(f"{self.client_address[0]} {header and header.unique_id} {tls}\n".encode())
+        while data := self.request.recv(1000):
+            self.request.sendall(data.upper())
+
+
+class AsyncWho(AsyncRequestHandler[Any]):
+    async def handle(self) -> None:
+        header = self.request.proxy
+        tls = getattr(self.request.socket, "version", lambda: None)()
+        await self.request.sendall(f"{self.client_address[0]} {header and header.unique_id} {tls}\n".encode())
+        while data := await self.request.recv(1000):
+            await self.request.sendall(data.upper())
+
+
+def who(mode: str) -> Any:
+    return AsyncWho if mode == "async" else Who
+
+
+def line(client: Any) -> str:
+    got = b""
+    while not got.endswith(b"\n"):
+        part = client.recv(1)
+        assert part, got
+        got += part
+    return got.decode().strip()
+
+
+def is_over(client: socket.socket) -> bool:
+    with contextlib.suppress(ConnectionResetError):
+        while client.recv(65536):
+            pass
+    return True
+
+
+def ended(server: Server) -> dict[str, int]:
+    until(lambda: not server.connections and server.info().ends)
+    return server.info().ends
+
+
+@contextlib.contextmanager
+def client_of(server: Server) -> Iterator[socket.socket]:
+    client = dial(server)
+    try:
+        yield client
+    finally:
+        leave(client)
+
+
+def header(version: int, **more: Any) -> bytes:
+    return encode(ProxyHeader.of(("192.0.2.7", 4711), ("192.0.2.1", 80), version=version, **more))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("version", [1, 2])
+def test_the_client_is_the_one_the_header_names(mode: str, version: int) -> None:
+    """And what follows it in the same segment is the handler's."""
+    with Server(who(mode), TCP, mode=mode, proxy_protocol=True) as server, client_of(server) as client:
+        client.sendall(header(version) + b"hello")
+        assert line(client) == "192.0.2.7 None None"
+        assert client.recv(10) == b"HELLO"
+        if mode != "process":
+            assert [connection.peer for connection in server.connections] == [("192.0.2.7", 4711)]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_header_may_come_in_pieces(mode: str) -> None:
+    whole = header(2, tlvs=((5, b"one of a kind"),))
+    with Server(who(mode), TCP, mode=mode, proxy_protocol=True) as server, client_of(server) as client:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for at in range(len(whole)):
+            client.sendall(whole[at : at + 1])
+        assert line(client) == "192.0.2.7 b'one of a kind' None"
+        client.sendall(b"hello")
+        assert client.recv(10) == b"HELLO"
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_no_header_is_no_client(mode: str) -> None:
+    with Server(who(mode), TCP, mode=mode, proxy_protocol=True) as server, client_of(server) as client:
+        with contextlib.suppress(ConnectionError):
+            client.sendall(b"GET / HTTP/1.1\r\n")
+        assert is_over(client)
+        assert ended(server) == {"proxy_error": 1}
+        assert server.info().handler_errors == 0
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_only_a_proxy_may_say_who_it_is(mode: str) -> None:
+    rule = ProxyRule(allow_from=PeerList(["192.0.2.0/24"]))
+    with Server(who(mode), TCP, mode=mode, proxy_protocol=rule) as server, client_of(server) as client:
+        with contextlib.suppress(ConnectionError):
+            client.sendall(header(1))
+        assert is_over(client)
+        assert ended(server) == {"proxy_error": 1}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_limits_hold_for_whom_the_header_names(mode: str) -> None:
+    limits = Limits(deny=PeerList(["192.0.2.0/24"]))
+    with Server(who(mode), TCP, mode=mode, proxy_protocol=True, limits=limits) as server, client_of(server) as client:
+        with contextlib.suppress(ConnectionError):
+            client.sendall(header(2))
+        assert is_over(client)
+        assert ended(server) == {"denied": 1}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_header_that_never_comes(mode: str) -> None:
+    limits = Limits(handshake_timeout=SHORT)
+    with Server(who(mode), TCP, mode=mode, proxy_protocol=True, limits=limits) as server, client_of(server) as client:
+        client.sendall(header(1)[:10])
+        assert is_over(client)
+        assert ended(server) == {"handshake_timeout": 1}
+        assert server.info().handler_errors == 0
+
+
+@contextlib.contextmanager
+def spoken(certificate: TLS, server: Server, before: bytes = b"") -> Iterator[ssl.SSLSocket]:
+    context = ssl.create_default_context(cafile=str(certificate.cert))
+    with client_of(server) as plain:
+        plain.sendall(before)
+        with context.wrap_socket(plain, server_hostname="localhost") as client:
+            yield client
+            leave(client)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("proxied", [False, True])
+def test_a_handler_is_the_same_with_tls(mode: str, proxied: bool, certificate: TLS) -> None:
+    with Server(who(mode), TCP, mode=mode, tls=certificate, proxy_protocol=proxied) as server:
+        with spoken(certificate, server, header(2) if proxied else b"") as client:
+            assert line(client) == ("192.0.2.7 None TLSv1.3" if proxied else "127.0.0.1 None TLSv1.3")
+            client.sendall(b"hello")
+            assert client.recv(10) == b"HELLO"
+        assert ended(server) == {"peer_closed": 1}
+
+
+@pytest.mark.parametrize("mode", [mode for mode in MODES if mode != "serial"])
+def test_who_stalls_the_handshake_stops_nobody(mode: str, certificate: TLS) -> None:
+    limits = Limits(handshake_timeout=SOON)
+    with Server(who(mode), TCP, mode=mode, tls=certificate, limits=limits) as server, contextlib.ExitStack() as stack:
+        for _ in range(10):
+            silent = stack.enter_context(client_of(server))
+            silent.sendall(b"\x16\x03\x01")
+        until(lambda: len(server.connections) == 10)
+        with spoken(certificate, server) as client:
+            assert line(client) == "127.0.0.1 None TLSv1.3"
+        server.stop(0)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_handshake_that_never_ends(mode: str, certificate: TLS) -> None:
+    limits = Limits(handshake_timeout=SHORT)
+    with Server(who(mode), TCP, mode=mode, tls=certificate, limits=limits) as server, client_of(server) as client:
+        client.sendall(b"\x16\x03\x01")
+        assert is_over(client)
+        assert ended(server) == {"handshake_timeout": 1}
+        assert server.info().handler_errors == 0
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_who_speaks_no_tls(mode: str, certificate: TLS) -> None:
+    with Server(who(mode), TCP, mode=mode, tls=certificate) as server, client_of(server) as client:
+        with contextlib.suppress(ConnectionError):
+            client.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        assert is_over(client)
+        assert ended(server) == {"tls_error": 1}
+        assert server.info().handler_errors == 0
+
+
+@pytest.mark.parametrize("mode", ["thread", "green", "async"])
+def test_handshakes_at_once_have_a_limit_of_their_own(mode: str, certificate: TLS) -> None:
+    limits = Limits(max_handshakes=1, handshake_timeout=SOON)
+    with Server(echo(mode), TCP, mode=mode, tls=certificate, limits=limits) as server:
+        with client_of(server) as silent:
+            until(lambda: len(server.connections) == 1)
+            with client_of(server) as second:
+                assert is_over(second)
+            assert server.info().refusals == {"limit_handshakes": 1}
+            silent.close()
+        until(lambda: not server.connections)
+        with spoken(certificate, server) as client:
+            client.sendall(b"hello")
+            assert client.recv(10) == b"HELLO"
