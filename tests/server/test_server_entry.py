@@ -216,3 +216,14 @@ def test_handshakes_at_once_have_a_limit_of_their_own(mode: str, certificate: TL
         with spoken(certificate, server) as client:
             client.sendall(b"hello")
             assert client.recv(10) == b"HELLO"
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_deadline_after_the_handshake_does_not_wait_for_that_of_the_handshake(mode: str, certificate: TLS) -> None:
+    limits = Limits(handshake_timeout=3600, first_byte_timeout=SHORT, idle_timeout=SHORT)
+    with Server(echo(mode), TCP, mode=mode, tls=certificate, limits=limits) as server:
+        with spoken(certificate, server) as client:
+            client.sendall(b"hello")
+            assert client.recv(10) == b"HELLO"
+            assert is_over(client)
+        assert ended(server) == {"idle": 1}

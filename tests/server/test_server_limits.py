@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import socket
 import struct
+import weakref
 from typing import Any
 
 import pytest
@@ -258,3 +260,32 @@ def test_a_handler_with_a_timeout_ends_when_it_returns(mode: str) -> None:
             got += part
         assert got == b"hello\n"
         assert ended(server) == {"handler_returned": 1}
+
+
+@pytest.mark.parametrize("mode", ["serial", "thread", "green", "async"])
+def test_a_handler_that_failed_is_gone_with_its_connection(mode: str) -> None:
+    """Its error holds its frames, and none of them may hold the error: that would be garbage for the collector, which
+    then ends handlers and sockets on any thread and at any time."""
+    gone: list[weakref.ref[Any]] = []
+
+    class Fails(BaseRequestHandler[Any]):
+        def handle(self) -> None:
+            gone.append(weakref.ref(self))
+            raise ConnectionResetError("made to happen")
+
+    class AsyncFails(AsyncRequestHandler[Any]):
+        async def handle(self) -> None:
+            gone.append(weakref.ref(self))
+            raise ConnectionResetError("made to happen")
+
+    gc.collect()
+    gc.disable()
+    try:
+        with Server(by(mode, Fails, AsyncFails), TCP, mode=mode) as server:
+            with dial(server) as client:
+                assert is_over(client)
+            assert ended(server) == {"peer_reset": 1}
+            assert ask(server) == b""  # what a thread or loop last had in hand is gone with the next
+            until(lambda: len(gone) == 2 and gone[0]() is None)
+    finally:
+        gc.enable()

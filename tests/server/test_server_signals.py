@@ -130,7 +130,7 @@ def test_the_second_means_now(mode: str, numbers: tuple[signal.Signals, ...], tm
         assert rest_of(idle, b"y" if mode == "serial" else b"") in (b"", b"Y")
         idle.close()
         code, out, err = running.end()
-        assert (code, out) == ENDED[:2]
+        assert (code, out) == ENDED[:2], err
         assert "Traceback" not in err
 
 

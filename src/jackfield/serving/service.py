@@ -119,8 +119,8 @@ class Service:
         if self.mode == "serial":
             self._watch = Watch(self.deadlines)  # the loop cannot, while a handler runs on its thread
             self._watch.start()
-        elif self.mode == "thread":
-            # Threads enter connections as well, while the loop may be waiting for nothing.
+        elif self.mode == "thread" or self.entry is not None:
+            # Units enter connections and establish them, while the loop waits for a later deadline or for nothing.
             self.deadlines.on_earlier = loop.wake
 
     def end_watch(self) -> None:
@@ -313,6 +313,7 @@ class Service:
             self._failed(peer, error, self.connections.of(sock))
         finally:
             self._close(sock, ended_by)
+            ended_by = None  # whose traceback has this frame, and so holds all that the connection had
 
     def _serve_entering(self, sock: Any, peer: Any) -> None:
         """The same where a PROXY header or a TLS handshake comes first."""
@@ -341,6 +342,7 @@ class Service:
             self._failed(connection.peer, error, connection)
         finally:
             self._close(handed, ended_by)
+            ended_by = None
 
     def _not_let_in(self, connection: Connection, sock: Any, error: BaseException) -> None:
         if isinstance(error, RefusedError):
