@@ -212,7 +212,7 @@ def test_handshakes_at_once_have_a_limit_of_their_own(mode: str, certificate: TL
                 assert is_over(second)
             assert server.info().refusals == {"limit_handshakes": 1}
             silent.close()
-        until(lambda: not server.connections)
+        until(lambda: not server.connections and not server._service.entering)
         with spoken(certificate, server) as client:
             client.sendall(b"hello")
             assert client.recv(10) == b"HELLO"
