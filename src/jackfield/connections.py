@@ -223,8 +223,9 @@ class Connections:
         for key, connection in list(self._by_socket.items()):
             if connection.socket is not None:
                 alive.append(connection)
-            elif self._by_socket.get(key) is connection:
-                # A server of the old kind may end a connection on a way of its own, without telling.
+            elif connection._socket() is None and self._by_socket.get(key) is connection:
+                # One whose handler has closed the socket is still to be accounted for by whoever ends it. But a server
+                # of the old kind may end a connection on a way of its own, without telling.
                 gone = self._by_socket.pop(key, connection)
                 if gone is not connection:
                     self._by_socket[key] = gone  # a new socket came to the same id in between

@@ -6,13 +6,21 @@ import contextlib
 import gc
 import socket
 import struct
+import threading
 import weakref
 from typing import Any
 
 import pytest
 from native_support import MODES, TCP, Held, ask, dial, echo, leave, until
 
-from jackfield import AsyncRequestHandler, AsyncStreamRequestHandler, BaseRequestHandler, Server, StreamRequestHandler
+from jackfield import (
+    AsyncRequestHandler,
+    AsyncStreamRequestHandler,
+    BaseRequestHandler,
+    Server,
+    StreamRequestHandler,
+    sync,
+)
 from jackfield.events import ConnectionEnded, ConnectionRefused, ConnectionStarted, Event, Reason
 from jackfield.limits import Limits
 from jackfield.reactor.twin import native
@@ -292,3 +300,23 @@ def test_a_handler_that_failed_is_gone_with_its_connection(mode: str) -> None:
             until(lambda: len(gone) == 2 and gone[0]() is None)
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("mode", ["thread", "green"])
+def test_who_is_closed_by_its_handler_counts_until_that_returns(mode: str) -> None:
+    """Also where somebody looks at the connections in between: their places would be lost for good."""
+    closed, go = threading.Event(), sync.Event()
+
+    class Closes(BaseRequestHandler[Any]):
+        def handle(self) -> None:
+            self.request.close()
+            closed.set()
+            go.wait()
+
+    with Server(Closes, TCP, mode=mode) as server:
+        with dial(server) as client:
+            assert is_over(client)
+            assert closed.wait(20) and not server.connections
+            go.set()
+            assert ended(server) == {"handler_returned": 1}
+        assert server._service.admission.total == 0

@@ -353,7 +353,6 @@ class Service:
             if not isinstance(error, TimeoutError):
                 self._failed(connection.peer, error, connection)
         finally:
-            self.connections.remove(connection)
             self._end(connection, sock, error)
 
     def _start_coroutine(self, sock: Any, peer: Any) -> None:
@@ -375,7 +374,7 @@ class Service:
 
     def _close(self, sock: Any, error: BaseException | None = None) -> None:
         """The one place where a connection ends: the peer reads what is on its way, and then the end."""
-        connection = self.connections.leave(sock)
+        connection = self.connections.of(sock)
         if connection is None:
             sock.close()
         else:
@@ -396,6 +395,7 @@ class Service:
         except OSError:
             pass  # the peer was faster
         sock.close()
+        self.connections.remove(connection)
 
     def _tell_end(self, connection: Connection, sock: Any, error: BaseException | None) -> None:
         assert connection.reason is not None
