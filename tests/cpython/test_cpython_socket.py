@@ -8,7 +8,7 @@ import pytest
 from . import exceptions, runner
 from .baseline import baseline_of
 from .faces import Face
-from .verdict import Run, complaints
+from .verdict import Outcome, Run, complaints
 
 SUITE = "test_socket"
 
@@ -38,15 +38,25 @@ def _run(
 
 
 def test_in_plain_threads_what_passes_on_the_standard_library_passes_on_ours(baseline: Run, tmp_path: Path) -> None:
-    ours = _run("ours", tmp_path, only=baseline.names("passed"))
+    ours = _again_where_a_port_was_taken(_run("ours", tmp_path, only=baseline.names("passed")), "ours", tmp_path)
     found = complaints(baseline, ours, exceptions.PLAIN)
     assert not found, "\n\n".join(found)
 
 
 def test_in_green_threads_what_passes_on_the_standard_library_passes_on_ours(baseline: Run, tmp_path: Path) -> None:
-    ours = _run("green", tmp_path, only=baseline.names("passed"))
+    ours = _again_where_a_port_was_taken(_run("green", tmp_path, only=baseline.names("passed")), "green", tmp_path)
     found = complaints(baseline, ours, exceptions.GREEN)
     assert not found, "\n\n".join(found)
+
+
+def _again_where_a_port_was_taken(run: Run, face: Face, scratch: Path) -> Run:
+    """CPython's tests ask for a free port (socket_helper.find_unused_port), let go of it and bind it again; on a machine
+    with other tests at work somebody may have it by then. Once more, one after the other, they say what they mean."""
+    taken = {name for name, outcome in run.outcomes.items() if "[Errno 98]" in outcome.detail}
+    if not taken:
+        return run
+    once_more = _run(face, scratch / "again", only=taken, workers=1)
+    return Run({**run.outcomes, **once_more.outcomes}, run.littering)
 
 
 # The broken cases: each gate, shown to fail.
@@ -92,6 +102,14 @@ def test_an_exception_that_passes_after_all_is_stale(baseline: Run, tmp_path: Pa
     ours = _run("ours", tmp_path, only={RECV}, workers=1)
     found = complaints(_only(baseline, {RECV}), ours, {RECV: "no reason"})
     assert found == [f"{RECV}: passes, so its exception is stale (no reason)"]
+
+
+def test_only_a_port_that_was_taken_is_asked_for_again(tmp_path: Path) -> None:
+    taken = Outcome("failed", "OSError: [Errno 98] Address already in use")
+    wrong = Outcome("failed", "AssertionError")
+    again = _again_where_a_port_was_taken(Run({RECV: taken, DETACH: wrong}), "ours", tmp_path)
+    assert again.outcomes[RECV].status == "passed"
+    assert again.outcomes[DETACH] == wrong
 
 
 def _only(run: Run, names: set[str]) -> Run:
