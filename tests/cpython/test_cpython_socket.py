@@ -50,8 +50,8 @@ def test_in_green_threads_what_passes_on_the_standard_library_passes_on_ours(bas
 
 
 def _again_where_a_port_was_taken(run: Run, face: Face, scratch: Path) -> Run:
-    """CPython's tests ask for a free port (socket_helper.find_unused_port), let go of it and bind it again; on a machine
-    with other tests at work somebody may have it by then. Once more, one after the other, they say what they mean."""
+    """CPython's tests ask for a free port (socket_helper.find_unused_port), let go of it and bind it again; on a
+    machine with other tests at work somebody may have it by then. Once more, in a row, they say what they mean."""
     taken = {name for name, outcome in run.outcomes.items() if "[Errno 98]" in outcome.detail}
     if not taken:
         return run
