@@ -26,7 +26,8 @@ if TYPE_CHECKING:
         StreamRequestHandler,
     )
     from .reactor import GreenExit, GreenThread, await_, green, offload, run, sleep, spawn
-    from .server import Server, ServerInfo
+    from .server import Server
+    from .serving import ServerInfo
     from .signals import serve
 
 # Where each name lives. Imported when first asked for: `jackfield --version` needs none of it, and a program that
@@ -48,7 +49,7 @@ _NAMES = {
     ),
     **dict.fromkeys(("GreenExit", "GreenThread", "await_", "green", "offload", "run", "sleep", "spawn"), "reactor"),
     "Server": "server",
-    "ServerInfo": "server",
+    "ServerInfo": "serving",
     "serve": "signals",
 }
 _MODULES = ("socket", "socketserver", "sync", "testing")

@@ -209,9 +209,9 @@ class Connections:
         if self._by_socket.get(connection._key) is connection:
             del self._by_socket[connection._key]
 
-    def leave(self, sock: Any) -> Connection | None:
-        """``sock`` is done with: its connection; None if it never was here."""
-        return self._by_socket.pop(id(sock), None)
+    def leave(self, sock: Any) -> None:
+        """The connection of ``sock`` is done with, if it has one."""
+        self._by_socket.pop(id(sock), None)
 
     @property
     def entered(self) -> int:

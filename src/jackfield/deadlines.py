@@ -75,7 +75,7 @@ class Deadlines:
         self._limits = limits
         self._step = _step(limits.idle_timeout, limits.first_byte_timeout, limits.send_timeout, limits.message_timeout)
         self._hurried = _step(limits.pressure_idle_timeout, self._step and self._step * PART)
-        #: What the first look at a connection waits for.
+        #: Whether an established connection has any deadline.
         self.any = self._step is not None or limits.connection_lifetime is not None
 
     # -- who is looked at --------------------------------------------------------------------------------------------
@@ -148,12 +148,16 @@ class Deadlines:
     def _find_earliest(self) -> int | None:
         # Noted before it is looked for, so that whoever enters meanwhile is not overlooked.
         self._earliest = None
-        earliest = min([number for number, slot in list(self._slots.items()) if slot], default=None)
-        for number, slot in list(self._slots.items()):
-            if not slot and (earliest is None or number < earliest):
+        earliest = None
+        for number in sorted(self._slots):
+            slot = self._slots.get(number, {})
+            if not slot:
                 self._slots.pop(number, None)
                 if slot:
                     self._slots.setdefault(number, {}).update(slot)  # entered between the look and the taking away
+            if slot:
+                earliest = number
+                break
         if earliest is not None and (self._earliest is None or earliest < self._earliest):
             self._earliest = earliest
         return self._earliest

@@ -11,9 +11,8 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .connections import Connection
 from .door import Listener, open_listeners
@@ -23,8 +22,10 @@ from .lifecycle import LifeCycle, State
 from .limits import Limits
 from .modes import Loop, Processes, open_loop
 from .reactor import AsyncWait, blocking_wait, current_reactor, in_green, loop_runs_here, run, spawn, watched
-from .serving import ProxyRule, Service, descriptor_room, mode_for
-from .tls import TLS, ServerTLS
+from .serving import ProxyRule, ServerInfo, Service, descriptor_room, mode_for
+
+if TYPE_CHECKING:
+    from .tls import TLS, ServerTLS
 
 _log = logging.getLogger("jackfield.server")
 
@@ -52,28 +53,6 @@ def _end_with_the_process() -> None:
             thread.join(_LAST_SECONDS)
 
 
-@dataclass(frozen=True, slots=True)
-class ServerInfo:
-    """What a server is and has done so far: ``limit`` units at once at most, ``uptime`` in seconds of listening;
-    ``ends`` are its connections by the reason that they ended for, ``refusals`` the clients that were turned away
-    (``jackfield.events.Reason``)."""
-
-    name: str
-    mode: str
-    state: str
-    addresses: tuple[str, ...]
-    limit: int
-    connections: int
-    accepted: int
-    refused: int
-    handler_errors: int
-    datagrams: int
-    dropped: int
-    ends: dict[str, int]
-    refusals: dict[str, int]
-    uptime: float
-
-
 class Server:
     """Serves a handler class on one or more addresses.
 
@@ -84,8 +63,13 @@ class Server:
     ``mode``: ``serial``, ``thread``, ``process``, ``green``, ``async``; ``auto`` is async for a handler whose
     ``handle`` is a coroutine function and thread for any other. ``max_threads`` (256), ``max_children`` (40) and
     ``max_connections`` (10,000, or what the descriptor limit leaves) bound what runs at once; clients above it wait in
-    the kernel's queue, ``backlog`` long (the kernel cuts it to net.core.somaxconn). ``graceful_timeout`` (30 s) is what
-    ``stop()`` gives handlers to finish.
+    the kernel's queue, ``backlog`` long (the kernel cuts it to net.core.somaxconn), and are refused once it was full
+    for a second. ``graceful_timeout`` (30 s) is what ``stop()`` gives handlers to finish.
+
+    ``limits`` (:class:`~jackfield.Limits`; its defaults) say who may come in, how many, and how long each may take.
+    ``tls`` (:class:`~jackfield.TLS`) makes every connection one of TLS. With ``proxy_protocol`` (True, or a
+    :class:`~jackfield.serving.ProxyRule`) each begins with a PROXY header that says who the client really is. Both are
+    done before the handler, in the connection's own unit, within ``limits.handshake_timeout``.
 
     The constructor opens nothing. MisuseError for a handler and a mode that do not go together.
     """
@@ -122,8 +106,8 @@ class Server:
         self._most = min({"thread": max_threads, "process": max_children}.get(self.mode, room), room)
         self._limits = limits
         # Read here, not at the first handshake: a bad certificate is told before anything is opened.
-        self._tls = ServerTLS(tls) if isinstance(tls, TLS) else tls
-        self._proxy = proxy_protocol
+        self._tls = None if tls is None else _server_tls(tls)
+        self._proxy = ProxyRule() if proxy_protocol is True else proxy_protocol or None
         self._limit = self._limit_of(limits)
         self._events = Publisher()
         self._life = LifeCycle()
@@ -441,7 +425,7 @@ class Server:
     @property
     def connections(self) -> list[Connection]:
         """The live connections: peer, age, bytes; ``close()`` and ``abort()`` end one."""
-        return list(self._service.connections)
+        return list(self._service.streams.connections)
 
     @property
     def limits(self) -> Limits:
@@ -452,10 +436,8 @@ class Server:
     @limits.setter
     def limits(self, limits: Limits) -> None:
         self._limits = limits
-        self._limit = self._service.limit = self._limit_of(limits)
-        self._service.limits = limits
-        if self._service.units is not None:
-            self._service.units.limit = self._limit
+        self._limit = self._limit_of(limits)
+        self._service.hold(limits, self._limit)
         loop = self._loop
         if loop is not None:
             loop.wake()  # clients may have been waiting for what is allowed now
@@ -468,26 +450,17 @@ class Server:
 
     def info(self) -> ServerInfo:
         """What it is and has done so far."""
-        service = self._service
-        return ServerInfo(
-            name=self.name,
-            mode=self.mode,
-            state=self.state,
-            addresses=self._locations,
-            limit=self._limit,
-            connections=len(service.connections),
-            accepted=service.connections.total,
-            refused=service.refused,
-            handler_errors=service.handler_errors,
-            datagrams=service.datagrams.received,
-            dropped=service.datagrams.dropped,
-            ends={reason.value: count for reason, count in service.ends.items()},
-            refusals={reason.value: count for reason, count in service.refusals.items()},
-            uptime=time.monotonic() - self._since if self._since else 0.0,
-        )
+        uptime = time.monotonic() - self._since if self._since else 0.0
+        return self._service.info(self.name, self.state, self._locations, uptime)
 
 
 # -- helpers -----------------------------------------------------------------------------------------------------------
+
+
+def _server_tls(tls: TLS | ServerTLS) -> ServerTLS:
+    from .tls import TLS, ServerTLS  # late: ssl and what stands on it cost a server without TLS a third of its start
+
+    return ServerTLS(tls) if isinstance(tls, TLS) else tls
 
 
 def _read_all(fd: int) -> None:

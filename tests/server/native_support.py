@@ -47,11 +47,14 @@ class AsyncEchoDatagram(AsyncRequestHandler[Any]):
         await self.request[1].sendto(self.request[0].upper(), self.client_address)
 
 
+def by(mode: str, blocking: Any, coroutine: Any) -> Any:
+    """The one of two handlers that goes with the mode."""
+    return coroutine if mode == "async" else blocking
+
+
 def echo(mode: str, *, datagram: bool = False) -> Any:
     """The echo handler that goes with the mode."""
-    if datagram:
-        return AsyncEchoDatagram if mode == "async" else EchoDatagram
-    return AsyncEcho if mode == "async" else Echo
+    return by(mode, EchoDatagram, AsyncEchoDatagram) if datagram else by(mode, Echo, AsyncEcho)
 
 
 class Held:
@@ -119,6 +122,20 @@ def until(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"it never came to {condition}"
         select.select([], [], [], 0.0005)
+
+
+def is_over(client: socket.socket) -> bool:
+    """Waits for the end that the server makes, whichever way it does."""
+    with contextlib.suppress(ConnectionResetError):
+        while client.recv(65536):
+            pass
+    return True
+
+
+def ended(server: Server) -> dict[str, int]:
+    """How connections have ended, once all of them have."""
+    until(lambda: not server.connections and server.info().ends)
+    return server.info().ends
 
 
 def leave(client: socket.socket) -> None:

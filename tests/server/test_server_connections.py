@@ -167,7 +167,7 @@ def test_age_is_by_the_clock() -> None:
 def test_age_in_a_server(mode: str) -> None:
     clock = ManualClock()
     server = Server(echo(mode), TCP, mode=mode).bind()
-    server._service.connections.clock = clock
+    server._service.streams.connections.clock = clock
     with server, dial(server) as first:
         talk(first)
         clock.advance(60)
@@ -439,10 +439,10 @@ def test_a_connection_that_stays_on_the_list_would_be_found_out(monkeypatch: pyt
     """The broken case: a server that never closes what its handlers are done with."""
     kept: list[Any] = []
     with monkeypatch.context() as patch:
-        patch.setattr("jackfield.serving.service.Service._close", lambda self, sock, error=None: kept.append(sock))
+        patch.setattr("jackfield.serving.streams.Streams.close", lambda self, sock, error=None: kept.append(sock))
         server = Server(Held("thread").handler, TCP)
         server.handler = type("Returns", (BaseRequestHandler,), {"handle": lambda self: None})
-        server._service.handler = server.handler
+        server._service.streams.handler = server.handler
         with server, dial(server):
             until(lambda: kept)
             assert len(server.connections) == 1

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from native_support import MODES, SOON, TCP, dial, echo, leave, until
+from native_support import MODES, SOON, TCP, by, dial, echo, ended, is_over, leave, until
 
 from jackfield import AsyncRequestHandler, BaseRequestHandler, Server
 from jackfield.admission import PeerList
@@ -47,7 +47,7 @@ class AsyncWho(AsyncRequestHandler[Any]):
 
 
 def who(mode: str) -> Any:
-    return AsyncWho if mode == "async" else Who
+    return by(mode, Who, AsyncWho)
 
 
 def line(client: Any) -> str:
@@ -57,18 +57,6 @@ def line(client: Any) -> str:
         assert part, got
         got += part
     return got.decode().strip()
-
-
-def is_over(client: socket.socket) -> bool:
-    with contextlib.suppress(ConnectionResetError):
-        while client.recv(65536):
-            pass
-    return True
-
-
-def ended(server: Server) -> dict[str, int]:
-    until(lambda: not server.connections and server.info().ends)
-    return server.info().ends
 
 
 @contextlib.contextmanager
@@ -108,34 +96,28 @@ def test_a_header_may_come_in_pieces(mode: str) -> None:
         assert client.recv(10) == b"HELLO"
 
 
+#: Who is not let in: what the server is told, what it is sent, and the reason that it gives.
+NOT_LET_IN: dict[str, tuple[dict[str, Any], bytes, str]] = {
+    "no header": ({"proxy_protocol": True}, b"GET / HTTP/1.1\r\n", "proxy_error"),
+    "one from who is no proxy": (
+        {"proxy_protocol": ProxyRule(allow_from=PeerList(["192.0.2.0/24"]))}, header(1), "proxy_error",
+    ),
+    "one that names whom the limits refuse": (
+        {"proxy_protocol": True, "limits": Limits(deny=PeerList(["192.0.2.0/24"]))}, header(2), "denied",
+    ),
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("mode", MODES)
-def test_no_header_is_no_client(mode: str) -> None:
-    with Server(who(mode), TCP, mode=mode, proxy_protocol=True) as server, client_of(server) as client:
+@pytest.mark.parametrize("who_comes", NOT_LET_IN)
+def test_who_is_not_let_in(mode: str, who_comes: str) -> None:
+    options, sent, reason = NOT_LET_IN[who_comes]
+    with Server(who(mode), TCP, mode=mode, **options) as server, client_of(server) as client:
         with contextlib.suppress(ConnectionError):
-            client.sendall(b"GET / HTTP/1.1\r\n")
+            client.sendall(sent)
         assert is_over(client)
-        assert ended(server) == {"proxy_error": 1}
+        assert ended(server) == {reason: 1}
         assert server.info().handler_errors == 0
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_only_a_proxy_may_say_who_it_is(mode: str) -> None:
-    rule = ProxyRule(allow_from=PeerList(["192.0.2.0/24"]))
-    with Server(who(mode), TCP, mode=mode, proxy_protocol=rule) as server, client_of(server) as client:
-        with contextlib.suppress(ConnectionError):
-            client.sendall(header(1))
-        assert is_over(client)
-        assert ended(server) == {"proxy_error": 1}
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_the_limits_hold_for_whom_the_header_names(mode: str) -> None:
-    limits = Limits(deny=PeerList(["192.0.2.0/24"]))
-    with Server(who(mode), TCP, mode=mode, proxy_protocol=True, limits=limits) as server, client_of(server) as client:
-        with contextlib.suppress(ConnectionError):
-            client.sendall(header(2))
-        assert is_over(client)
-        assert ended(server) == {"denied": 1}
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -212,7 +194,7 @@ def test_handshakes_at_once_have_a_limit_of_their_own(mode: str, certificate: TL
                 assert is_over(second)
             assert server.info().refusals == {"limit_handshakes": 1}
             silent.close()
-        until(lambda: not server.connections and not server._service.entering)
+        until(lambda: not server.connections and not server._service.streams.entry._entering)
         with spoken(certificate, server) as client:
             client.sendall(b"hello")
             assert client.recv(10) == b"HELLO"

@@ -11,7 +11,7 @@ import weakref
 from typing import Any
 
 import pytest
-from native_support import MODES, TCP, Held, ask, dial, echo, leave, until
+from native_support import MODES, TCP, Held, ask, by, dial, echo, ended, is_over, leave, until
 
 from jackfield import (
     AsyncRequestHandler,
@@ -53,26 +53,6 @@ class AsyncFlood(AsyncRequestHandler[Any]):
             await self.request.sendall(b"x" * 65536)
 
 
-def by(mode: str, blocking: Any, coroutine: Any) -> Any:
-    return coroutine if mode == "async" else blocking
-
-
-def is_over(client: socket.socket) -> bool:
-    """Waits for the end that the server makes, whichever way it does."""
-    try:
-        while client.recv(65536):
-            pass
-    except ConnectionResetError:
-        pass
-    return True
-
-
-def ended(server: Server) -> dict[str, int]:
-    """How connections have ended, once all of them have."""
-    until(lambda: not server.connections and server.info().ends)
-    return server.info().ends
-
-
 @pytest.mark.parametrize("mode", MODES)
 def test_who_says_nothing_is_idle(mode: str) -> None:
     with Server(echo(mode), TCP, mode=mode, limits=Limits(first_byte_timeout=SHORT)) as server:
@@ -101,8 +81,8 @@ def test_a_handler_that_is_busy_with_something_else_is_not_idle(mode: str) -> No
             assert client.recv(4) == other.recv(4) == b"here"
             (connection, _) = server.connections
             looks = []
-            judge = server._service.deadlines._judge
-            server._service.deadlines._judge = lambda *args: (looks.append(args), judge(*args))[1]  # type: ignore[method-assign]
+            judge = server._service.streams.deadlines._judge
+            server._service.streams.deadlines._judge = lambda *args: (looks.append(args), judge(*args))[1]  # type: ignore[method-assign]
             until(lambda: connection.age > 3 * SHORT and looks)
             held.go.set()
             assert client.recv(3) == b"bye"
@@ -319,4 +299,4 @@ def test_who_is_closed_by_its_handler_counts_until_that_returns(mode: str) -> No
             assert closed.wait(20) and not server.connections
             go.set()
             assert ended(server) == {"handler_returned": 1}
-        assert server._service.admission.total == 0
+        assert server._service.streams.admission.total == 0

@@ -122,7 +122,7 @@ def test_a_fork_while_others_hold_the_servers_locks(monkeypatch: pytest.MonkeyPa
     with Server(Looks, TCP, mode="process") as server, contextlib.ExitStack() as stack:
         assert ask(server)
         service = server._service
-        owners = (server, server._life, service, service.connections, service.units)
+        owners = (server, server._life, service, service.streams, service.streams.connections, service.units)
         locks = [value for owner in owners for value in vars(owner).values() if isinstance(value, LOCKS)]
         assert locks, "or it says nothing"
 

@@ -395,8 +395,7 @@ def test_who_waits_in_the_queue_when_a_graceful_stop_begins_is_served(mode: str)
     assert first.recv(10) == b"here"
     second = dial(server)  # waits in the kernel's queue: there is room for one
     # And now for two, which nobody noticed.
-    server._service.limits = server.limits.replace(max_connections=2)
-    server._service.limit = server._limit = server._service.units.limit = 2
+    server._service.hold(server.limits, 2)
     server.stop(SOON)
     assert second.recv(10) == b"here"
     held.go.set()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 import socket
 import ssl
 import subprocess
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -64,84 +66,64 @@ def test_pythons_own_client(files: Files, way: str, version: str) -> None:
     assert sock.fileno() == -1 and sock.received > 320101 < sock.sent
 
 
+@contextlib.contextmanager
+def openssl(files: Files, serve: Any, *options: str, errors: int = subprocess.STDOUT) -> Iterator[Any]:
+    """OpenSSL's own client, with ``serve(sock)`` at the other end: the process, which is to be typed to."""
+    program = shutil.which("openssl")
+    if program is None:
+        pytest.skip("no openssl on this machine: install Debian's package openssl")
+    command = [program, "s_client", "-CAfile", str(files.ca), "-servername", "localhost", *options, "-connect"]
+    with jackfield.socket.create_server(("127.0.0.1", 0)) as listener:
+        command.append(f"127.0.0.1:{listener.getsockname()[1]}")
+        with Beside(lambda: serve(listener.accept()[0])):
+            pipe = subprocess.PIPE
+            with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=errors) as client:
+                yield client
+
+
+def type_in(client: Any, line: bytes, answer: bytes) -> None:
+    """It takes a command only at the beginning of what it reads, and forgets what is behind it."""
+    client.stdin.write(line)
+    client.stdin.flush()
+    assert answer in iter(client.stdout.readline, b"")
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("way", WAYS)
 def test_openssls_client(files: Files, way: str, version: str) -> None:
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("no openssl on this machine: install Debian's package openssl")
-    command = [openssl, "s_client", "-quiet", "-no_ign_eof", "-verify_return_error", "-CAfile", str(files.ca)]
-    command += ["-servername", "localhost", f"-tls{version.replace('.', '_')}", "-connect"]
-    with jackfield.socket.create_server(("127.0.0.1", 0)) as listener:
-        command.append(f"127.0.0.1:{listener.getsockname()[1]}")
-
-        def serve() -> None:
-            WAYS[way](listener.accept()[0], files.served)
-
-        with Beside(serve):
-            pipe = subprocess.PIPE
-            with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL) as client:
-                assert client.stdin is not None and client.stdout is not None
-                client.stdin.write(b"hello\n")
-                client.stdin.flush()
-                assert client.stdout.readline() == b"HELLO\n"
-                client.stdin.close()  # it says goodbye and ends
-                assert client.wait(20) == 0
+    options = ["-quiet", "-no_ign_eof", "-verify_return_error", f"-tls{version.replace('.', '_')}"]
+    with openssl(files, lambda sock: WAYS[way](sock, files.served), *options, errors=subprocess.DEVNULL) as client:
+        type_in(client, b"hello\n", b"HELLO\n")
+        client.stdin.close()  # it says goodbye and ends
+        assert client.wait(20) == 0
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_new_keys_in_the_middle(files: Files, way: str) -> None:
     """A client that changes its keys wants the server to change its own (RFC 8446 4.6.3): what a reader has to send."""
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("no openssl on this machine: install Debian's package openssl")
-    command = [openssl, "s_client", "-CAfile", str(files.ca), "-servername", "localhost", "-tls1_3", "-connect"]
-    with jackfield.socket.create_server(("127.0.0.1", 0)) as listener:
-        command.append(f"127.0.0.1:{listener.getsockname()[1]}")
-
-        def serve() -> None:
-            WAYS[way](listener.accept()[0], files.served)
-
-        with Beside(serve):
-            pipe = subprocess.PIPE
-            with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT) as client:
-                assert client.stdin is not None and client.stdout is not None
-                said = {b"K\n": b"KEYUPDATE\n", b"Q\n": b"DONE\n"}
-                for line in (b"one\n", b"K\n", b"two\n", b"K\n", b"three\n", b"Q\n"):
-                    client.stdin.write(line)
-                    client.stdin.flush()
-                    # It takes a command only at the beginning of what it reads, and forgets what is behind it.
-                    assert said.get(line, line.upper()) in iter(client.stdout.readline, b"")
-                client.stdin.close()
-                client.stdout.read()
-                assert client.wait(20) == 0
+    said = {b"K\n": b"KEYUPDATE\n", b"Q\n": b"DONE\n"}
+    with openssl(files, lambda sock: WAYS[way](sock, files.served), "-tls1_3") as client:
+        for line in (b"one\n", b"K\n", b"two\n", b"K\n", b"three\n", b"Q\n"):
+            type_in(client, line, said.get(line, line.upper()))
+        client.stdin.close()
+        client.stdout.read()
+        assert client.wait(20) == 0
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_renegotiation_is_refused_at_once(files: Files, way: str) -> None:
     """The refusal is something that a reader has to send: nobody writes at that moment."""
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("no openssl on this machine: install Debian's package openssl")
-    command = [openssl, "s_client", "-CAfile", str(files.ca), "-servername", "localhost", "-tls1_2", "-connect"]
-    with jackfield.socket.create_server(("127.0.0.1", 0)) as listener:
-        command.append(f"127.0.0.1:{listener.getsockname()[1]}")
 
-        def serve() -> None:
-            with pytest.raises(TLSError, match=r"^the peer refuses: handshake failure$"):
-                WAYS[way](listener.accept()[0], files.served)
+    def serve(sock: Any) -> None:
+        with pytest.raises(TLSError, match=r"^the peer refuses: handshake failure$"):
+            WAYS[way](sock, files.served)
 
-        with Beside(serve):
-            pipe = subprocess.PIPE
-            with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT) as client:
-                assert client.stdin is not None and client.stdout is not None
-                for line, answer in ((b"one\n", b"ONE\n"), (b"R\n", b"RENEGOTIATING\n")):
-                    client.stdin.write(line)
-                    client.stdin.flush()
-                    assert answer in iter(client.stdout.readline, b"")
-                assert b"no renegotiation" in client.stdout.read()
-                client.stdin.close()
-                assert client.wait(20) != 0
+    with openssl(files, serve, "-tls1_2") as client:
+        type_in(client, b"one\n", b"ONE\n")
+        type_in(client, b"R\n", b"RENEGOTIATING\n")
+        assert b"no renegotiation" in client.stdout.read()
+        client.stdin.close()
+        assert client.wait(20) != 0
 
 
 def test_our_own_client(files: Files) -> None:

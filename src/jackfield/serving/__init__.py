@@ -1,7 +1,7 @@
 """What a native server does with those who come, from accept to the one end of each connection."""
 
-from .choices import descriptor_room, mode_for
-from .entry import ProxyRule
+from .choices import ProxyRule, descriptor_room, mode_for
+from .info import ServerInfo
 from .service import Service
 
-__all__ = ["ProxyRule", "Service", "descriptor_room", "mode_for"]
+__all__ = ["ProxyRule", "ServerInfo", "Service", "descriptor_room", "mode_for"]

@@ -4,14 +4,30 @@ from __future__ import annotations
 
 import inspect
 import resource
+from dataclasses import dataclass
 from typing import Any
 
+from ..admission import PeerList
 from ..errors import MisuseError
+from ..limits import LOOPBACK
 
 MODES = ("auto", "serial", "thread", "process", "green", "async")
 
 #: Descriptors left for everything that is not a connection (HAProxy and others keep a like reserve).
 RESERVED_DESCRIPTORS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyRule:
+    """Connections begin with a PROXY header, and come from the proxies in ``allow_from`` only (this machine, unless
+    said otherwise): from elsewhere anybody could claim any address. ``versions`` are those that are taken, 1 and 2."""
+
+    allow_from: PeerList = LOOPBACK
+    versions: frozenset[int] = frozenset({1, 2})
+
+    def __post_init__(self) -> None:
+        if not self.versions or not self.versions <= {1, 2}:
+            raise MisuseError(f"no versions of the PROXY protocol: {set(self.versions)}: write 1, 2 or both")
 
 
 def mode_for(handler: Any, mode: str) -> str:

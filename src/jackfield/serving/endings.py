@@ -1,15 +1,24 @@
-"""How a connection ended, told from its socket and from what its handler let out."""
+"""How a connection ended, told from its socket and from what its handler let out; and who accounts for that."""
 
 from __future__ import annotations
 
+import asyncio
 import errno
-import select
+import logging
 import socket as _socket_std
 from _socket import socket as _Raw
 from typing import Any
 
+from ..connections import Connection
 from ..errors import LineTooLongError, MessageTooLargeError, ProxyError, TLSError
 from ..events import Reason
+from ..reactor import GreenExit
+from ..reactor.bridges import ready_now
+
+_log = logging.getLogger("jackfield.server")
+
+#: Being cut, and Ctrl-C.
+GOES_ITS_WAY = (GreenExit, asyncio.CancelledError, KeyboardInterrupt)
 
 #: Ends of a connection that the peer made: no fault of the handler's.
 PEER_LEFT = (ConnectionResetError, ConnectionAbortedError, BrokenPipeError)
@@ -50,7 +59,7 @@ def has_ended(sock: Any) -> bool:
     if channel is not None and not channel.hangup:
         return False  # epoll tells of the end when it comes (EPOLLRDHUP)
     try:
-        if _Raw.gettimeout(sock) and not _is_readable(sock):
+        if _Raw.gettimeout(sock) and not ready_now(sock.fileno(), reading=True):
             return False  # CPython would wait for something to read, as long as the timeout says
         # recv(2): nothing is taken, and 0 bytes are the end.
         return not _Raw.recv(sock, 1, _socket_std.MSG_PEEK | _socket_std.MSG_DONTWAIT)
@@ -58,7 +67,22 @@ def has_ended(sock: Any) -> bool:
         return False  # closed by its handler
 
 
-def _is_readable(sock: Any) -> bool:
-    poll = select.poll()
-    poll.register(sock.fileno(), select.POLLIN)
-    return bool(poll.poll(0))
+class Failures:
+    """Accounts for every error that a handler let out: a connection's end, a fault of the handler's, or neither."""
+
+    def __init__(self) -> None:
+        #: Faults of handlers.
+        self.count = 0
+
+    def account(self, peer: Any, error: BaseException, connection: Connection | None = None) -> None:
+        """``error`` ended the serving of ``peer``. SystemExit ends its handler; being cut and Ctrl-C go their way."""
+        if isinstance(error, GOES_ITS_WAY):
+            raise error
+        if is_departure(error):
+            _log.debug("%s left: %s", ascii(peer), error)
+        elif connection is not None and connection.reason is not None and isinstance(error, OSError):
+            # What a handler meets in the connection that was taken from under it.
+            _log.debug("%s was ended (%s): %s", ascii(peer), connection.reason, error)
+        else:
+            self.count += 1
+            _log.error("exception while serving %s", ascii(peer), exc_info=error)

@@ -6,44 +6,23 @@ PROXY header, then the limits once more for the address it tells, then the TLS h
 from __future__ import annotations
 
 import socket as _socket_std
-from dataclasses import dataclass, field
-from typing import Any
 
-from ..admission import Admission, PeerList
+from ..admission import Admission
 from ..connections import Connection, Connections
 from ..deadlines import Deadlines
-from ..errors import JackfieldError, MisuseError, ProxyError
+from ..errors import ProxyError
 from ..events import Reason
 from ..proxyproto import LONGEST_HEADER, ProxyParser
-from ..reactor import green
+from ..reactor import Reactor, green
 from ..socket import socket
-from ..tls import TLS, AsyncTLSSocket, ServerTLS, start_server
+from ..streams import AsyncSocket
+from ..tls import AsyncTLSSocket, ServerTLS, TLSSocket, start_server
+from .choices import ProxyRule
 
-__all__ = ["Entry", "ProxyRule", "RefusedError", "entry_of"]
+__all__ = ["Entry"]
 
 #: Every bit of it is looked at, and none is taken.
 _PEEK = int(_socket_std.MSG_PEEK)
-
-
-@dataclass(frozen=True, slots=True)
-class ProxyRule:
-    """Connections begin with a PROXY header, and come from the proxies in ``allow_from`` only (loopback, unless said
-    otherwise): from elsewhere anybody could claim any address. ``versions`` are those that are taken, 1 and 2."""
-
-    allow_from: PeerList = field(default_factory=lambda: PeerList(["127.0.0.0/8", "::1"]))
-    versions: frozenset[int] = frozenset({1, 2})
-
-    def __post_init__(self) -> None:
-        if not self.versions or not self.versions <= {1, 2}:
-            raise MisuseError(f"no versions of the PROXY protocol: {set(self.versions)}: write 1, 2 or both")
-
-
-class RefusedError(JackfieldError, ConnectionAbortedError):
-    """The limits turn away whom a PROXY header names."""
-
-    def __init__(self, reason: Reason) -> None:
-        super().__init__(f"turned away: {reason}")
-        self.reason = reason
 
 
 class Entry:
@@ -58,21 +37,43 @@ class Entry:
         self._admission = admission
         self._connections = connections
         self._deadlines = deadlines
+        #: Connections that are on their way in, by id.
+        self._entering: set[int] = set()
 
-    def let_in(self, connection: Connection, sock: socket, deadlines: Deadlines | None = None) -> socket:
+    @property
+    def full(self) -> bool:
+        """Whether as many are on their way in as may be."""
+        most = self._admission.limits.handshakes
+        return most is not None and len(self._entering) >= most
+
+    def begin(self, connection: Connection) -> None:
+        """It is on its way in from now on."""
+        connection.established = False
+        self._entering.add(connection.id)
+
+    def leave(self, connection: Connection) -> None:
+        """It no longer is, if it was."""
+        self._entering.discard(connection.id)
+
+    def let_in(self, connection: Connection, sock: socket) -> socket:
         """The socket that the handler gets. What it raises ends the connection; ``connection.reason`` says why where
         that is not plain from the error."""
         if self.proxy is not None:
             self._read_proxy_header(self.proxy, connection, sock)
         if self.tls is not None:
             sock = self._shake_hands(self.tls, connection, sock)
-        (deadlines or self._deadlines).established(connection, sock.received)
+        self.leave(connection)
+        self._deadlines.established(connection, sock.received)
         return sock
 
     async def alet_in(self, connection: Connection, sock: socket) -> socket:
         """The same for a coroutine: a green thread does it, as no handler is there yet whose cost could matter."""
         result: socket = await green(self.let_in, connection, sock)
         return result
+
+    def for_coroutine(self, sock: socket, reactor: Reactor | None) -> AsyncSocket | AsyncTLSSocket:
+        """What a coroutine handler gets for ``sock``, which was let in."""
+        return AsyncTLSSocket(sock, reactor) if isinstance(sock, TLSSocket) else AsyncSocket(sock, reactor)
 
     def _read_proxy_header(self, rule: ProxyRule, connection: Connection, sock: socket) -> None:
         if connection.peer not in rule.allow_from:
@@ -90,7 +91,8 @@ class Entry:
         if header.command == "PROXY" and header.source is not None:
             refusal = self._admission.readmit(connection.peer, header.source)
             if refusal is not None:
-                raise RefusedError(Reason(refusal.value))
+                connection.reason = Reason(refusal.value)
+                raise ConnectionAbortedError(f"turned away: {refusal.value}")
             connection.peer = header.source
 
     def _shake_hands(self, tls: ServerTLS, connection: Connection, sock: socket) -> socket:
@@ -107,21 +109,3 @@ class Entry:
         except TimeoutError:
             connection.reason = connection.reason or Reason.HANDSHAKE_TIMEOUT
             raise
-
-
-def async_socket(sock: socket, plain: Any, reactor: Any) -> Any:
-    """What a coroutine handler gets for ``sock``: ``plain``'s kind, or the one that speaks TLS."""
-    from ..tls import TLSSocket
-
-    return AsyncTLSSocket(sock, reactor) if isinstance(sock, TLSSocket) else plain(sock, reactor)
-
-
-def entry_of(
-    proxy: ProxyRule | bool | None, tls: TLS | ServerTLS | None, admission: Admission, connections: Connections,
-    deadlines: Deadlines,
-) -> Entry | None:  # fmt: skip
-    """The way in where there is one to go; None where a connection is its handler's at once."""
-    if not proxy and tls is None:
-        return None
-    rule = ProxyRule() if proxy is True else proxy or None
-    return Entry(rule, ServerTLS(tls) if isinstance(tls, TLS) else tls, admission, connections, deadlines)

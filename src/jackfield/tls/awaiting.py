@@ -61,10 +61,7 @@ class AsyncTLSSocket(AsyncSocket):
         return text if text is not None else await self._recv_slowly(bufsize, 0)
 
     async def _recv_slowly(self, bufsize: int, flags: int) -> bytes:
-        self.socket._refuse_flags(flags, "recv")
-        if bufsize < 0:
-            raise ValueError("negative buffersize in recv")
-        if bufsize == 0:
+        if not self.socket._wants_text(bufsize, flags):
             return b""
         engine = self._engine
         while True:

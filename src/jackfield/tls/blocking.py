@@ -125,10 +125,7 @@ class TLSSocket(TLSWire):
 
     def _recv_slowly(self, bufsize: int, flags: int) -> bytes:
         """``recv()`` in full."""
-        self._refuse_flags(flags, "recv")
-        if bufsize < 0:
-            raise ValueError("negative buffersize in recv")
-        if bufsize == 0:
+        if not self._wants_text(bufsize, flags):
             return b""
         self._claim(self._reading, "receives from", self._until())
         try:

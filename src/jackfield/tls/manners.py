@@ -120,6 +120,13 @@ class SSLManners:
 
     # -- what TLS has no place for -------------------------------------------------------------------------------------
 
+    def _wants_text(self, bufsize: int, flags: int) -> bool:
+        """Whether a ``recv()`` with these arguments has to look for text. ValueError for what cannot be meant."""
+        self._refuse_flags(flags, "recv")
+        if bufsize < 0:
+            raise ValueError("negative buffersize in recv")
+        return bufsize > 0
+
     def _refuse_flags(self, flags: int, method: str) -> None:
         if flags:
             raise ValueError(f"non-zero flags not allowed in calls to {method}() on {self.__class__}")
