@@ -19,13 +19,13 @@ SOURCE = Path(__file__).resolve().parent.parent / "src" / PACKAGE
 
 # From the ground up.  What stands beside one another may import one another as long as no circle comes of it.
 LEVELS: list[set[str]] = [
-    {"errors", "clock", "address"},
+    {"errors", "clock", "address", "addressoptions"},
     {"events"},
-    {"config", "lifecycle", "limits", "admission", "proxyheader", "proxyproto", "metrics"},
+    {"config", "lifecycle", "limits", "admission", "proxyheader", "proxyproto", "metrics", "journal"},
     {"reactor"},
     {"messages", "socket", "streams", "sync", "adopt"},
     {"door", "connecting", "tls"},
-    {"handlers", "modes", "connections", "deadlines"},
+    {"handlers", "modes", "connections", "deadlines", "endings", "guard", "gate"},
     {"baseserver", "mixins", "socketserver", "serving", "server", "signals"},
     {"supervisor", "admin"},
     # The face of the package.  It hands on names of every level; only what stands above it may ask it for one.

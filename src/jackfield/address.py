@@ -7,6 +7,7 @@ written                                   means
 ``:9999``                                 TCP, all interfaces, IPv4 and IPv6 on one port
 ``host:9999``, ``[::1]:9999``             TCP
 ``tcp://``, ``tcp4://``, ``tcp6://``      TCP; the digit forbids the other family
+``tls://``, ``tls4://``, ``tls6://``      TLS over TCP, likewise; ``?cert=a.pem&key=a.key`` names its certificate
 ``udp://``, ``udp4://``, ``udp6://``      UDP, likewise
 ``unix:/p``, ``unix:///p``, ``/p``        Unix stream socket; ``unix:p`` is relative to the working directory
 ``unix:@name``                            Unix stream socket in Linux's abstract namespace (unix(7))
@@ -14,9 +15,10 @@ written                                   means
 ``fd://3``                                a descriptor inherited from whoever started the process
 ========================================  =====================================================================
 
-Port 0 lets the kernel choose.  The one option is ``?mode=660`` on the Unix forms: the permissions of the socket file,
-octal.  A text holds no blanks and no control characters; ``%20`` and the like stand for them, as in any URL (RFC 3986),
-in paths and in option values.  The zone of a link-local address is written ``[fe80::1%25eth0]`` (RFC 6874) or plain
+Port 0 lets the kernel choose.  What is to hold for one listener follows as options, ``&`` between them:
+``unix:/p?mode=660&group=www-data``, ``tcp://:9999?keepalive=120``; :mod:`jackfield.addressoptions` has them all.  A
+text holds no blanks and no control characters; ``%20`` and the like stand for them, as in any URL (RFC 3986), in paths
+and in option values.  The zone of a link-local address is written ``[fe80::1%25eth0]`` (RFC 6874) or plain
 ``[fe80::1%eth0]``.
 
 The grammar follows gunicorn's ``--bind`` and stays a URL, so that IPv6 needs no escapes of its own.
@@ -29,21 +31,23 @@ import os
 import re
 import socket as _socket_std
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn, cast, get_args
 from urllib.parse import unquote
 
+from jackfield.addressoptions import TLS_SCHEMES, NoOptions, nearest, parse_options, show, unquoted
 from jackfield.errors import AddressError
 
 __all__ = ["Address", "Scheme", "describe_sockaddr", "parse_address"]
 
-Scheme = Literal["tcp", "tcp4", "tcp6", "udp", "udp4", "udp6", "unix", "unixgram", "unixpacket", "fd"]
+Scheme = Literal[
+    "tcp", "tcp4", "tcp6", "tls", "tls4", "tls6", "udp", "udp4", "udp6", "unix", "unixgram", "unixpacket", "fd"
+]
 
 _SCHEMES: tuple[str, ...] = get_args(Scheme)
 _UNIX_SCHEMES = frozenset({"unix", "unixgram", "unixpacket"})
 _DATAGRAM_SCHEMES = frozenset({"udp", "udp4", "udp6", "unixgram"})
-_NOT_YET = frozenset({"tls", "systemd", "vsock"})
+_NOT_YET = frozenset({"systemd", "vsock"})
 _EXAMPLE = "tcp://127.0.0.1:9999"
 
 # sun_path holds 108 bytes on Linux, 104 on the BSDs and macOS, the closing NUL among them.  An abstract name has a NUL
@@ -52,7 +56,6 @@ _PATH_BYTES = 107 if sys.platform == "linux" else 103
 
 # Digits are ASCII, by these patterns: int() would also take "1_0", "+1", " 1" and the digits of every other script.
 _DIGITS = re.compile(r"[0-9]+")
-_FILE_MODE = re.compile(r"0?[0-7]{3}")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(//)?")
 _LABEL = re.compile(r"\w(?:[\w-]{0,61}\w)?")
 _NUMERIC_HOST = re.compile(r"[0-9.]+")
@@ -90,6 +93,16 @@ class Address:
     def is_unix(self) -> bool:
         """True for the three Unix kinds."""
         return self.scheme in _UNIX_SCHEMES
+
+    @property
+    def is_tls(self) -> bool:
+        """True for ``tls``, ``tls4`` and ``tls6``: every connection begins with a handshake of TLS."""
+        return self.scheme in TLS_SCHEMES
+
+    @property
+    def asks_for_entry(self) -> bool:
+        """Whether it says itself what comes before the handler: TLS, or whether there is a PROXY header."""
+        return self.is_tls or any(name == "proxy" for name, _ in self.options)
 
     def __str__(self) -> str:
         if self.scheme == "fd":
@@ -162,11 +175,7 @@ class _NoAddress(Exception):
     def message(self, text: str) -> str:
         """One line that ends in an address.  A fix is built from the user's own words, so it is tried before shown."""
         fix = next((fix for fix in self.fixes if _is_address(fix)), _EXAMPLE)
-        return f"{self.problem} in {_show(text)}: write e.g. {fix}"
-
-
-def _show(text: str) -> str:
-    return repr(text if len(text) <= 120 else text[:117] + "...")
+        return f"{self.problem} in {show(text)}: write e.g. {fix}"
 
 
 def _refuse(problem: str, *fixes: str) -> NoReturn:
@@ -233,22 +242,16 @@ def _parse_without_scheme(body: str) -> Address:
         return Address("tcp", "127.0.0.1", _parse_port(body, ""))
     if "/" in body:
         scheme, colon, rest = body.partition(":")
-        near = _nearest(scheme.lower(), _SCHEMES) if colon else None
+        near = nearest(scheme.lower(), _SCHEMES) if colon else None
         _refuse("a path without its scheme", *([f"{near}:{rest}"] if near else []), f"unix:{body}", f"unix:./{body}")
     return _parse_host_and_port("tcp", body, "")
 
 
 def _refuse_scheme(scheme: str, rest: str) -> NoReturn:
-    near = _nearest(scheme, _SCHEMES)
+    near = nearest(scheme, _SCHEMES)
     if near:
-        _refuse(f"unknown scheme {_show(scheme)}", f"{near}://{rest}", f"{near}:{rest}", f"{near}://127.0.0.1:9999")
-    _refuse(f"unknown scheme {_show(scheme)} (there are {', '.join(_SCHEMES)})", f"tcp://{rest}")
-
-
-def _nearest(word: str, words: Iterable[str]) -> str | None:
-    import difflib  # only here, for a mistake: it is not needed to start a server
-
-    return next(iter(difflib.get_close_matches(word, sorted(words), n=1)), None)
+        _refuse(f"unknown scheme {show(scheme)}", f"{near}://{rest}", f"{near}:{rest}", f"{near}://127.0.0.1:9999")
+    _refuse(f"unknown scheme {show(scheme)} (there are {', '.join(_SCHEMES)})", f"tcp://{rest}")
 
 
 def _parse_host_and_port(scheme: Scheme, text: str, prefix: str) -> Address:
@@ -320,12 +323,12 @@ def _is_ipv4(text: str) -> bool:
 
 def _check_host(host: str, prefix: str, port: str) -> None:
     if _NUMERIC_HOST.fullmatch(host) and not _is_ipv4(host):
-        _refuse(f"no IPv4 address (four numbers, 0 to 255): {_show(host)}", f"{prefix}127.0.0.1:{port}")
+        _refuse(f"no IPv4 address (four numbers, 0 to 255): {show(host)}", f"{prefix}127.0.0.1:{port}")
     if host == "*":
         _refuse("'*' for all interfaces", f"{prefix}:{port}")
     if host and not _is_host_name(host):
         after_user = host.rpartition("@")[2]
-        _refuse(f"no host name: {_show(host)}", f"{prefix}{after_user}:{port}", f"{prefix}localhost:{port}")
+        _refuse(f"no host name: {show(host)}", f"{prefix}{after_user}:{port}", f"{prefix}localhost:{port}")
 
 
 def _is_host_name(host: str) -> bool:
@@ -349,7 +352,7 @@ def _check_family(scheme: Scheme, host: str, port: str) -> None:
 
 def _parse_port(digits: str, before: str) -> int:
     if not _DIGITS.fullmatch(digits):
-        _refuse(f"no port number: {_show(digits)}", f"{before}9999")
+        _refuse(f"no port number: {show(digits)}", f"{before}9999")
     # Python refuses to convert thousands of digits, so the length is looked at first.
     significant = digits.lstrip("0") or "0"
     if len(significant) > 5 or int(significant) > 65535:
@@ -360,12 +363,12 @@ def _parse_port(digits: str, before: str) -> int:
 def _parse_descriptor(digits: str) -> int:
     significant = digits.lstrip("0") or "0"
     if not _DIGITS.fullmatch(digits) or len(significant) > 10 or int(significant) > _LARGEST_DESCRIPTOR:
-        _refuse(f"no descriptor number: {_show(digits)}", "fd://3")
+        _refuse(f"no descriptor number: {show(digits)}", "fd://3")
     return int(significant)
 
 
 def _parse_path(scheme: Scheme, quoted: str) -> Address:
-    path = _unquote(quoted)
+    path = unquoted(quoted)
     if path in ("", "@"):
         _refuse(f"no {'name' if path else 'path'}", f"{scheme}:{path}{'name' if path else '/run/x.sock'}")
     if "\0" in path and not path.startswith("@"):
@@ -384,22 +387,13 @@ def _parse_path(scheme: Scheme, quoted: str) -> Address:
 
 
 def _parse_options(address: Address, body: str, text: str) -> tuple[tuple[str, str], ...]:
-    known = {"mode"} if address.is_unix else set()
-    example = "mode=660"
-    if not known:
-        _refuse(f"an option after ? ({address.scheme}: has none)", body)
-    options: list[tuple[str, str]] = []
-    for part in text.split("&"):
-        name, _, value = part.partition("=")
-        if name not in known:
-            _refuse(f"unknown option {_show(name)} (there are: {', '.join(sorted(known))})", f"{body}?{example}")
-        if name in dict(options):
-            _refuse(f"option {_show(name)} twice", f"{body}?{name}={dict(options)[name]}")
-        value = _unquote(value)
-        if not _FILE_MODE.fullmatch(value):
-            _refuse(f"no file permissions (three octal digits): {_show(value)}", f"{body}?{example}")
-        options.append((name, value))
-    return tuple(options)
+    try:
+        return parse_options(address.scheme, text)
+    except NoOptions as fault:
+        fixes = [f"{body}?{fix}" if fix else body for fix in fault.fixes]
+        if fault.for_tls:
+            fixes.insert(0, f"tls{str(address)[3:]}?{text}")
+        _refuse(fault.problem, *fixes, body)
 
 
 # --- writing --------------------------------------------------------------------------------------------------------
@@ -415,10 +409,6 @@ def _write_host(host: str) -> str:
 def _path_bytes(path: str) -> bytes:
     # A path is bytes; those that are no UTF-8 travel in a str as lone surrogates (PEP 383).
     return path.encode("utf-8", "surrogateescape")
-
-
-def _unquote(text: str) -> str:
-    return unquote(text, encoding="utf-8", errors="surrogateescape")
 
 
 def _quote(text: str) -> str:

@@ -15,19 +15,22 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from greenlet import getcurrent
 
-from .connections import Connection, Connections
-from .door import AcceptPolicy, Action, accept_batch
+from .connections import Connection
+from .door import AcceptPolicy, Action, Pauses, accept_batch
+from .endings import Failures
+from .events import Reason
+from .gate import Gate, is_unshaken
 from .modes import Loop, open_loop
 from .reactor import GreenThread, blocking_wait
 
-_log = logging.getLogger("jackfield.server")
+if TYPE_CHECKING:
+    from .limits import Limits
 
-#: Ends of a connection that the peer made: no fault of the handler's, so no error in the log.
-PEER_LEFT = (ConnectionResetError, ConnectionAbortedError, BrokenPipeError)
+_log = logging.getLogger("jackfield.server")
 
 #: Connections taken in one go before whoever else waits has a turn.
 BUDGET = 64
@@ -63,10 +66,13 @@ class BaseServer:
     ``shutdown_request(request)``, ``close_request(request)``, ``service_actions()``,
     ``handle_error(request, client_address)``.
 
-    Class variable: ``timeout``, the seconds that ``handle_request()`` waits for a request (None: for ever).
+    Class variables: ``timeout``, the seconds that ``handle_request()`` waits for a request (None: for ever);
+    ``limits``, a :class:`jackfield.Limits` that its connections are held to, from whom is let in to how long each may
+    take (None, the default: to none; a :class:`jackfield.Server` has them on). They may be changed while it serves.
     """
 
     timeout: float | None = None
+    limits: Limits | None = None
 
     def __init__(self, server_address: Any, RequestHandlerClass: Callable[[Any, Any, Any], Any]) -> None:
         self.server_address = server_address
@@ -76,9 +82,10 @@ class BaseServer:
         self.__deadline: float | None = None
         self.__loop: Loop | None = None
         self.__serving: tuple[int, Any] | None = None
-        self.__connections = Connections()
+        self._failures = Failures()
+        self.__gate = Gate(lambda: self.limits, self._wake, elsewhere=self._handles_elsewhere)
         self.__policy: AcceptPolicy | None = None
-        self.__resume_at = 0.0
+        self.__pauses: Pauses[None] = Pauses()
         self.__waits: list[Any] = []
         self.__error: OSError = BlockingIOError(errno.EAGAIN, "nothing waits")
         self.__in_handler = False
@@ -139,6 +146,11 @@ class BaseServer:
 
     def _serving_ends(self) -> None:
         """And to untie it."""
+        self._failures.journal.tell()
+
+    def _next_look(self) -> float | None:
+        """A mix-in's place to see to what the loop is not told of; the seconds until it has to be done again."""
+        return None
 
     def _has_room(self) -> bool:
         """False while a mix-in can take no more: clients wait in the kernel's queue then."""
@@ -146,14 +158,14 @@ class BaseServer:
 
     def __attend(self, loop: Loop, tick: float | None) -> float | None:
         """Watch the listener or leave it alone for now; returns how long to wait."""
-        pause = self.__resume_at - time.monotonic() if self.__resume_at else 0.0
+        pause = self.__pauses.left(None)
         fd = self.fileno()
-        if pause > 0 or not self._has_room():
+        if not self.__gate.opens(self._has_room()) or pause:
             loop.ignore(fd)
-            return min(pause, tick) if pause > 0 and tick is not None else pause if pause > 0 else tick
-        self.__resume_at = 0.0
-        loop.watch(fd, self.__accept)
-        return tick
+        else:
+            loop.watch(fd, self.__accept)
+        looks = (pause, self.__gate.patience, self._next_look(), tick)
+        return min((seconds for seconds in looks if seconds), default=None)
 
     def __has_own(self, name: str) -> bool:
         """True if ``name`` is not what this package made it."""
@@ -165,15 +177,17 @@ class BaseServer:
             return
         # Those of the user's own are called as the standard library calls them: once for each look at the listener.
         careful = any(self.__has_own(name) for name in ("service_actions", "get_request", "fileno"))
+        self.__pauses.begin()
+        # Nobody is turned away for want of descriptors: the standard library lets clients wait for as long as they
+        # like, and what get_request() gives may be more than a connection that can be told and closed.
         outcome = accept_batch(
-            self.__next_request, self.__take, self._policy, 1 if careful else BUDGET, report=_log.warning
+            self.__next_request, self.__take_or_turn_away, self._policy, 1 if careful else BUDGET, report=_log.warning
         )
         if outcome.action is Action.CLOSED:
             self.__stop_asked = True
             if self.fileno() >= 0:
                 _log.error("%s: the listening socket is gone (%s); serving ends", self.server_address, outcome.error)
-        elif outcome.pause:
-            self.__resume_at = time.monotonic() + outcome.pause
+        self.__pauses.note(None, outcome)
 
     @property
     def _policy(self) -> AcceptPolicy:
@@ -184,10 +198,20 @@ class BaseServer:
     #: True where requests are accepted connections, False where they are datagrams.
     _accepts: ClassVar[bool] = True
 
+    #: True where the handlers run in other processes.
+    _handles_elsewhere: ClassVar[bool] = False
+
+    @property
+    def _gate(self) -> Gate:
+        return self.__gate
+
     def __next_request(self) -> tuple[Any, Any]:
-        if self.__stop_asked or not self._has_room():
+        if not self._may_take():
             raise BlockingIOError(errno.EAGAIN, "nothing more to be taken now")
         return self.get_request()
+
+    def _may_take(self) -> bool:
+        return not self.__stop_asked and self.__gate.opens(self._has_room())
 
     def _handle_request_noblock(self) -> bool:
         """Handle one request, if there is one; False if there is none after all."""
@@ -199,21 +223,60 @@ class BaseServer:
         self.__take(taken)
         return True
 
+    def __take_or_turn_away(self, taken: tuple[Any, Any]) -> None:
+        if self.__gate.refuses:
+            self.__gate.turn_away(*taken, str(self.server_address))
+        else:
+            self.__take(taken)
+
     def __take(self, taken: tuple[Any, Any]) -> None:
         request, client_address = taken
         if self._accepts:
-            self.__connections.enter(request, client_address, str(self.server_address))
-        if not self.verify_request(request, client_address):
+            request = self._adopted(request)
+            if self.__gate.enter(request, client_address, str(self.server_address)) is None:
+                return
+        if is_unshaken(request) and self.__has_own("verify_request"):
+            # It may look at the certificate, so it is asked after the handshake: in the unit, or here where what it
+            # notes would be lost with a child.
+            verified = True
+            if self._handles_elsewhere:
+                self.__gate.warn_of_handshakes(self.server_address, "leave verify_request() alone, or serve by threads")
+                verified = self._enters(request, client_address) and self.__verifies(request, client_address)
+        else:
+            verified = self.__verifies(request, client_address)
+        if not verified:
             self.shutdown_request(request)
             return
         try:
             self.process_request(request, client_address)
-        except Exception:
+        except Exception as error:
+            self.__gate.decide(request, error)
             self.handle_error(request, client_address)
             self.shutdown_request(request)
         except BaseException:
             self.shutdown_request(request)
             raise
+
+    # -- the TLS of the ssl module: see tls/idioms.py ----------------------------------------------------------------
+
+    def _adopted(self, request: Any) -> Any:
+        """``request`` as handlers here can use it."""
+        return request
+
+    def _enters(self, request: Any, client_address: Any) -> bool:
+        """What comes before the handler in its own unit, where a silent client stops nobody: the TLS handshake, if one
+        is to come, and an overridden verify_request() after it. False if the handler is not to be called."""
+        if not is_unshaken(request):
+            return True
+        if not self.__gate.shake(request, client_address, self._failures):
+            return False
+        return self._handles_elsewhere or self.__verifies(request, client_address)
+
+    def __verifies(self, request: Any, client_address: Any) -> bool:
+        if not self.verify_request(request, client_address):
+            self.__gate.decide(request, reason=Reason.VERIFY_REFUSED)
+            return False
+        return True
 
     @contextlib.contextmanager
     def _listener_unblocked(self) -> Iterator[None]:
@@ -344,11 +407,11 @@ class BaseServer:
         self._join_units(CUT_SECONDS)
 
     def _cut_connections(self) -> None:
-        left = list(self.__connections)
+        left = self.connections
         peers = ", ".join(ascii(connection.peer) for connection in left[:10])
         _log.warning("%s: the deadline passed, and these were cut: %s", self.server_address, peers or "all handlers")
         for connection in left:
-            connection.close()
+            connection.close(Reason.DRAINED)
 
     def _join_units(self, timeout: float | None) -> bool:
         """Wait for what a mix-in runs; True when nothing runs any more."""
@@ -359,10 +422,13 @@ class BaseServer:
 
     # -- what is known -----------------------------------------------------------------------------------------------
 
+    def _connection_of(self, request: Any) -> Connection | None:
+        return self.__gate.connection_of(request)
+
     @property
     def connections(self) -> list[Connection]:
         """The live connections: peer, age, bytes; ``close()`` and ``abort()`` end one."""
-        return list(self.__connections)
+        return list(self.__gate.connections)
 
     # -- the hooks ---------------------------------------------------------------------------------------------------
 
@@ -380,7 +446,8 @@ class BaseServer:
         """Run the handler; the mix-ins run it elsewhere."""
         self.__in_handler = True
         try:
-            self.finish_request(request, client_address)
+            if self._enters(request, client_address):
+                self.finish_request(request, client_address)
         finally:
             self.__in_handler = False
             while self.__cuts:
@@ -389,6 +456,7 @@ class BaseServer:
 
     def server_close(self) -> None:
         """Called to clean up the server."""
+        self.__gate.close()
 
     def finish_request(self, request: Any, client_address: Any) -> Any:
         """Make one instance of RequestHandlerClass, which handles the request."""
@@ -400,18 +468,22 @@ class BaseServer:
 
     def close_request(self, request: Any) -> None:
         """Called to clean up a request."""
-        self.__connections.leave(request)
+        self.__gate.leave(request)
+        self._descriptor_freed()
+
+    def _descriptor_freed(self) -> None:
+        """On whatever thread: if accept waits for one, it is tried again at once."""
+        if self.__pauses.freed():
+            self._wake()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Called, inside the ``except``, when a handler raised: logs it to ``jackfield.server``.
 
-        What the peer did by leaving is logged at debug level and without a traceback.
+        What the peer did, by leaving or by breaking a limit, is logged at debug level and without a traceback.
         """
         error = sys.exc_info()[1]
-        if isinstance(error, PEER_LEFT):
-            _log.debug("%s left: %s", ascii(client_address), error)
-        else:
-            _log.error("exception while serving %s", ascii(client_address), exc_info=True)
+        if error is not None:
+            self._failures.account(client_address, error, self.__gate.connection_of(request))
 
     def __enter__(self) -> Any:
         return self

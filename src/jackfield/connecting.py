@@ -18,14 +18,15 @@ import selectors
 import socket as _socket_std
 import struct
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, Literal
 
 from . import socket as _socket_ours
 from .address import Address, describe_sockaddr, parse_address
 from .clock import MONOTONIC
 from .errors import AddressError, MisuseError
+from .proxyheader import ProxyHeader, encode, own_header
 from .reactor import in_green, offload, spawn, wait_readable
 
 __all__ = ["ATTEMPT_DELAY", "Candidate", "Race", "Resolver", "async_connect", "connect", "interleave", "resolve"]
@@ -48,6 +49,7 @@ def connect(
     source_address: tuple[Any, ...] | None = None,
     *,
     resolver: Resolver | None = None,
+    proxy_header: ProxyHeader | Literal[1, 2] | None = None,
 ) -> _socket_ours.socket:
     """A socket connected to ``address``: an address text, an :class:`Address`, or ``(host, port)`` for TCP.
 
@@ -59,15 +61,28 @@ def connect(
     :param source_address: what to connect from, as for ``bind()``: ``("192.0.2.7", 0)``.
     :param resolver: looks up an :class:`Address` with a host name, in place of ``getaddrinfo()``, and returns the same.
         It may block: where that would hold a loop or outlast the timeout, a thread calls it.
+    :param proxy_header: sent before anything else, as by a proxy: a :class:`~jackfield.proxyheader.ProxyHeader`, or 1
+        or 2 for one of that version with the socket's own addresses. The server has to expect it.
     :raises AddressError: the text is no address, or none that can be connected to (``fd://3``, port 0).
-    :raises MisuseError: in a coroutine.
+    :raises MisuseError: in a coroutine; or a PROXY header where there is no stream to begin with it.
     :raises TimeoutError: nothing was connected within ``timeout``.
-    :raises OSError: every attempt failed. This is the error of the last; its notes tell of each. Or the host name has
-        no address (``socket.gaierror``).
+    :raises OSError: every attempt failed (the error of the last; its notes tell of each), or the host name has no
+        address (``socket.gaierror``).
     """
-    target, deadline = _target(address), _deadline(timeout)
+    target, deadline = _target(address, proxy_header), _deadline(timeout)
     if not in_green() and asyncio._get_running_loop() is not None:
         raise MisuseError("connect() in a coroutine would hold the loop; write 'await async_connect(address)'")
+    sock = _connect(target, deadline, source_address, resolver)
+    if proxy_header is not None:
+        with _introduced(sock, target):
+            sock.settimeout(_left(deadline))
+            sock.sendall(_header_for(sock, proxy_header))
+    return sock
+
+
+def _connect(
+    target: Address, deadline: float, source_address: tuple[Any, ...] | None, resolver: Resolver | None
+) -> _socket_ours.socket:
     if target.is_unix:
         return _connect_unix(target, deadline)
     with Race(_resolve_in_time(target, deadline, resolver), source_address) as race:
@@ -88,9 +103,22 @@ async def async_connect(
     source_address: tuple[Any, ...] | None = None,
     *,
     resolver: Resolver | None = None,
+    proxy_header: ProxyHeader | Literal[1, 2] | None = None,
 ) -> _socket_ours.socket:
     """:func:`connect` in a coroutine. Cancelled, it closes what it has begun."""
-    target, deadline = _target(address), _deadline(timeout)
+    target, deadline = _target(address, proxy_header), _deadline(timeout)
+    sock = await _aconnect(target, deadline, source_address, resolver)
+    if proxy_header is not None:
+        with _introduced(sock, target):
+            sock.settimeout(0)
+            async with asyncio.timeout(_left(deadline)):
+                await asyncio.get_running_loop().sock_sendall(sock, _header_for(sock, proxy_header))
+    return sock
+
+
+async def _aconnect(
+    target: Address, deadline: float, source_address: tuple[Any, ...] | None, resolver: Resolver | None
+) -> _socket_ours.socket:
     if target.is_unix:
         return await _connect_unix_aside(target, deadline)
     if _needs_no_resolver(target):
@@ -110,6 +138,28 @@ async def async_connect(
             if now >= deadline:
                 raise race.timed_out(_late(target))
             await _until_readable(race.fileno(), _left(min(deadline, race.next), now))
+
+
+# -- a header to begin with ------------------------------------------------------------------------------------------
+
+
+def _header_for(sock: _socket_ours.socket, header: ProxyHeader | Literal[1, 2]) -> bytes:
+    return encode(header if isinstance(header, ProxyHeader) else own_header(sock, header))
+
+
+@contextlib.contextmanager
+def _introduced(sock: _socket_ours.socket, target: Address) -> Iterator[None]:
+    """The socket is as a connected one has to be, or closed."""
+    try:
+        yield
+        sock.settimeout(_socket_std.getdefaulttimeout())
+    except BaseException as error:
+        sock.close()
+        if isinstance(error, TimeoutError):
+            raise TimeoutError(_late(target)) from None
+        if isinstance(error, OSError):
+            raise _located(error, str(target)) from None
+        raise
 
 
 # -- the order and the pace: RFC 8305 --------------------------------------------------------------------------------
@@ -283,7 +333,9 @@ def resolve(target: Address) -> list[Candidate]:
     return list(_socket_std.getaddrinfo(target.host or None, target.port, family, kind))
 
 
-def _target(address: str | int | Address | tuple[str, int]) -> Address:
+def _target(
+    address: str | int | Address | tuple[str, int], proxy_header: ProxyHeader | Literal[1, 2] | None = None
+) -> Address:
     if isinstance(address, tuple):
         if len(address) != 2 or not isinstance(address[0], str) or not isinstance(address[1], int):
             raise AddressError(f"no address to connect to: {address!r}: write (host, port), e.g. ('127.0.0.1', 9999)")
@@ -292,8 +344,17 @@ def _target(address: str | int | Address | tuple[str, int]) -> Address:
         target = address if isinstance(address, Address) else parse_address(address)
     if target.scheme == "fd":
         raise AddressError(f"{target} is a socket, not a place to connect to: write e.g. tcp://127.0.0.1:9999")
+    if target.is_tls:
+        # Never in clear what was meant to be encrypted.
+        plain = f"tcp{str(target)[3:].partition('?')[0]}"
+        raise AddressError(f"connect() has no TLS yet: write {plain}, and then jackfield.tls.start_client(sock, host)")
     if not target.is_unix and not target.port:
         raise AddressError(f"nobody listens on port 0, in {str(target)!r}: write the port of the server")
+    if proxy_header is not None:
+        if target.is_datagram or target.scheme == "unixpacket":
+            raise MisuseError(f"a PROXY header begins a stream, and {target} is none: leave out proxy_header")
+        if not isinstance(proxy_header, ProxyHeader) and proxy_header not in (1, 2):
+            raise MisuseError(f"no PROXY header: {proxy_header!r}: give a ProxyHeader, or 1 or 2 for the version")
     return target
 
 

@@ -24,9 +24,10 @@ _TCP_COUNTS = 120
 class Connection:
     """One accepted peer, from accept to its end.
 
-    ``peer`` is its address as the socket module gives it (the real one, once a PROXY header has told it), ``listener``
-    the text of the address it came in by. The connection does not keep the socket alive: a handler that lets go of it
-    ends it.
+    ``peer`` is its address as the socket module gives it (the real one, once a PROXY header has told it), or for a Unix
+    socket the :class:`~jackfield.admission.Credentials` of the process there; ``listener``
+    is the text of the address it came in by. The connection does not keep the socket alive: a handler that lets go of
+    it ends it.
     """
 
     __slots__ = (
@@ -180,6 +181,8 @@ class Connections:
     def __init__(self, clock: Clock = MONOTONIC, *, elsewhere: bool = False) -> None:
         self.clock = clock
         self.elsewhere = elsewhere
+        #: Called with each connection whose socket somebody let go of without a word, if it is set before they come.
+        self.on_lost: Callable[[Connection], object] | None = None
         self._ids = itertools.count(1)
         self._by_socket: dict[int, Connection] = {}
         #: Connections that were ever entered.
@@ -188,9 +191,22 @@ class Connections:
     def enter(self, sock: Any, peer: Any, listener: str = "") -> Connection:
         connection = Connection(self, next(self._ids), sock, peer, listener)
         self.total += 1
-        connection._key = id(sock)
-        self._by_socket[connection._key] = connection
+        self._hold(connection, sock)
         return connection
+
+    def _hold(self, connection: Connection, sock: Any) -> None:
+        key = connection._key = id(sock)
+        if self.on_lost is not None:
+            connection._socket = weakref.ref(sock, functools.partial(self._lose, key))
+        else:
+            connection._socket = weakref.ref(sock)
+        self._by_socket[key] = connection
+
+    def _lose(self, key: int, gone: Any) -> None:
+        connection = self._by_socket.get(key)
+        if connection is not None and connection._socket is gone and self.on_lost is not None:
+            self.remove(connection)
+            self.on_lost(connection)
 
     def of(self, sock: Any) -> Connection | None:
         """The connection that ``sock`` was entered with; None if it is not here."""
@@ -198,9 +214,7 @@ class Connections:
 
     def exchange(self, connection: Connection, old: Any, new: Any) -> None:
         """The connection goes on by the socket ``new``, TLS say, into which ``old`` was made."""
-        self._by_socket[id(new)] = connection
-        connection._socket = weakref.ref(new)
-        connection._key = id(new)
+        self._hold(connection, new)
         if self._by_socket.get(id(old)) is connection:
             del self._by_socket[id(old)]
 

@@ -47,10 +47,14 @@ class Reason(StrEnum):
     ABORTED = "aborted"  # somebody called abort() on it
     DRAINED = "drained"  # the server stopped, and its deadline passed
 
+    # In C; the one of Enum is in Python, and every connection is counted by its reason.
+    __hash__ = str.__hash__
+
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something happened at ``listener`` (its address as text) with ``peer`` (as the socket module gives it)."""
+    """Something happened at ``listener``, its address as text, with ``peer``: its address as the socket module gives
+    it, or for a Unix socket the :class:`~jackfield.admission.Credentials` of the process there."""
 
     listener: str
     peer: Any

@@ -19,6 +19,9 @@ from .streams import AsyncReader, AsyncSocket, AsyncWriter
 ServerT = TypeVar("ServerT")
 
 if TYPE_CHECKING:
+    from .limits import Limits
+    from .tls.serving import Served
+
     # For a type checker a handler is generic in its server class: ``BaseRequestHandler[MyServer]``.
     class _OfServer(Generic[ServerT]):
         server: ServerT
@@ -56,6 +59,26 @@ class BaseRequestHandler(_OfServer[ServerT]):
 
     def finish(self) -> None:
         """Called after ``handle``, whether it raised or not."""
+
+    def start_tls(self, tls: Served, *, buffered: bytes = b"") -> None:
+        """Go over to TLS in the middle of the connection (STARTTLS), when the client was told to begin. ``request`` is
+        the connection over TLS then, and ``request.tls`` what was agreed.
+
+        What the client has sent behind its command, before the handshake, came from anybody on the way. It is never
+        given to the handler as what was said under TLS (CVE-2011-0411, CVE-2024-34083): unless it begins a handshake,
+        this refuses.
+
+        :param tls: a :class:`jackfield.tls.TLS`, which is read at its first use; a :class:`jackfield.tls.ServerTLS`,
+            which was read when it was made; or an ``ssl.SSLContext``.
+        :param buffered: what this handler itself has received beyond the command.
+        :raises TLSHandshakeError: there was plaintext, or the handshake failed. Let it end the connection.
+        :raises TimeoutError: ``limits.handshake_timeout`` (5 s where there are no limits) has passed.
+        :raises ConnectionResetError: the client hung up instead.
+        :raises MisuseError: the request is a datagram, or the connection speaks TLS already.
+        """
+        from .tls.midway import go_over  # late: ssl costs a server without TLS a third of its start
+
+        self.request = go_over(self, tls, buffered, limits_of(self.server))
 
 
 def run_handler(handler: Any) -> None:
@@ -108,10 +131,24 @@ def prepared(handler_class: Any, request: Any, client_address: Any, server: Any)
     return handler
 
 
+def limits_of(server: Any) -> Limits | None:
+    """What ``server`` holds its connections to. A program's own attribute of that name may be anything."""
+    limits = getattr(server, "limits", None)
+    if limits is None:
+        return None
+    from .limits import Limits  # late: most programs of the old kind have none
+
+    return limits if isinstance(limits, Limits) else None
+
+
 class _SocketWriter(io.BufferedIOBase):
     """The unbuffered ``wfile``: each write is a ``sendall``."""
 
     def __init__(self, sock: _socket_std.socket) -> None:
+        self._sock = sock
+
+    def carry_over(self, sock: _socket_std.socket) -> None:
+        """Write to ``sock`` from now on, which the connection goes on by."""
         self._sock = sock
 
     def writable(self) -> bool:
@@ -146,7 +183,7 @@ class StreamRequestHandler(BaseRequestHandler[ServerT]):
             self.connection.settimeout(self.timeout)
         if self.disable_nagle_algorithm:
             self.connection.setsockopt(_socket_std.IPPROTO_TCP, _socket_std.TCP_NODELAY, True)
-        limits = getattr(self.server, "limits", None)
+        limits = limits_of(self.server)
         if limits is None or self.rbufsize == 0:
             self.rfile = self.connection.makefile("rb", self.rbufsize)
         else:
@@ -156,6 +193,18 @@ class StreamRequestHandler(BaseRequestHandler[ServerT]):
             self.wfile = _SocketWriter(self.connection)  # type: ignore[assignment]
         else:
             self.wfile = self.connection.makefile("wb", self.wbufsize)
+
+    def start_tls(self, tls: Served, *, buffered: bytes = b"") -> None:
+        """As :meth:`BaseRequestHandler.start_tls`. What ``wfile`` has is sent before, and what ``rfile`` has is among
+        what is refused. ``connection``, ``rfile`` and ``wfile`` go over as well: a loop over the lines of ``rfile``
+        goes on with what is said under TLS."""
+        from .tls.midway import carry_over, unread
+
+        self.wfile.flush()
+        super().start_tls(tls, buffered=unread(self.rfile, self.request) + buffered)
+        self.connection = self.request
+        carry_over(self.rfile, self.request)
+        carry_over(self.wfile, self.request)
 
     def finish(self) -> None:
         # Both may be missing, when setup() failed or a subclass did not call this class's.
@@ -226,6 +275,12 @@ class AsyncRequestHandler(_OfServer[ServerT]):
     async def finish(self) -> None:
         """Awaited after ``handle``, whether it raised or not."""
 
+    async def start_tls(self, tls: Served, *, buffered: bytes = b"") -> None:
+        """As :meth:`BaseRequestHandler.start_tls`, awaited."""
+        from .tls.midway import ago_over
+
+        self.request = await ago_over(self, tls, buffered, limits_of(self.server))
+
 
 def life_of(handler: Any) -> Coroutine[Any, Any, None]:
     """What ``handler.run()`` does; the coroutine of ``handle()`` itself where nothing else would be done around it."""
@@ -248,9 +303,15 @@ class AsyncStreamRequestHandler(AsyncRequestHandler[ServerT]):
         self.connection = self.request
         if self.disable_nagle_algorithm:
             self.connection.setsockopt(_socket_std.IPPROTO_TCP, _socket_std.TCP_NODELAY, True)
-        limits = getattr(self.server, "limits", None)
-        self.rfile = AsyncReader(self.request, self.limit, limits)
+        self.rfile = AsyncReader(self.request, self.limit, limits_of(self.server))
         self.wfile = AsyncWriter(self.request)
+
+    async def start_tls(self, tls: Served, *, buffered: bytes = b"") -> None:
+        """As :meth:`StreamRequestHandler.start_tls`, awaited."""
+        await super().start_tls(tls, buffered=self.rfile.take_buffered() + buffered)
+        self.connection = self.request
+        self.rfile.carry_over(self.request)
+        self.wfile.carry_over(self.request)
 
 
 class AsyncDatagramRequestHandler(AsyncRequestHandler[ServerT]):

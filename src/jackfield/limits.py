@@ -14,8 +14,8 @@ from jackfield.admission.texts import show
 
 __all__ = ["LOOPBACK", "Limits"]
 
-#: This machine, by IP.
-LOOPBACK = PeerList(["127.0.0.0/8", "::1"])
+#: This machine, by IP and by Unix sockets.
+LOOPBACK = PeerList(["127.0.0.0/8", "::1", "unix"])
 
 # Values, which never change, so that all limits may share them.
 _PENALTIES = Penalties()
@@ -55,8 +55,8 @@ class Limits:
     :param allow: :class:`~jackfield.admission.PeerList`: nobody else may come in; default None, everybody may.
     :param deny: who may not, also where ``allow`` has them (nginx stream and xinetd have such a pair); default None.
     :param exempt: for whom the limits per address, the rates and bans do not hold; ``allow``, ``deny`` and the totals
-        do.  Default :data:`LOOPBACK`, 127.0.0.0/8 and ::1: what comes from there is trusted, or forwarded for many. A
-        proxy that is not on this machine belongs in here.
+        do.  Default :data:`LOOPBACK`, 127.0.0.0/8, ::1 and every Unix socket: what comes from there is trusted, or
+        forwarded for many. A proxy that is not on this machine belongs in here.
     :param penalties: what breaking the rules costs an address; default :class:`~jackfield.admission.Penalties` as it
         is (OpenSSH's PerSourcePenalties, on by default since 9.8).
 
@@ -86,13 +86,18 @@ class Limits:
 
     *Datagrams*
 
+    ``allow`` and ``deny`` hold for them too, and ``exempt`` for their rates. What is dropped and what is withheld is
+    counted in :class:`~jackfield.ServerInfo`; a handler is not told of a reply that was withheld.
+
     :param max_datagram: longer ones are dropped whole; default 65,535, more than any UDP datagram carries (RFC 768).
+        Off is the same; a larger number matters for Unix sockets only.
     :param datagram_rate: :class:`~jackfield.admission.Rate` of all that come; default None.
     :param datagram_rate_per_address: of those from one address; default None.
     :param amplification: bytes sent to an address, at most so many times those that came from it, until it has
-        answered twice; 1 or more, default 3.0 (QUIC, RFC 9000 8.1).
+        answered twice; 1 or more, default 3.0 (QUIC, RFC 9000 8.1). One that nothing came from is sent nothing.
     :param reply_rate_per_address: of datagrams sent to one address; default 100/s, so that two servers made to answer
-        each other (CVE-2024-2169) stay quiet.
+        each other (CVE-2024-2169) stay quiet. While it is on, datagrams are dropped that come in the server's own name,
+        or from a port of services that answer anything (7, 13, 17, 19, 37), also of who is exempt.
     :raises ValueError: a value that cannot be meant; one line that says what to write.
     """
 

@@ -7,13 +7,16 @@ import inspect
 import os
 import socket as _socket_std
 import socketserver as _socketserver_std
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from .baseserver import BaseServer
+from .endings import exit_code
 from .errors import MisuseError
+from .gate import is_unshaken
 from .modes import AsyncCrew, Crew, Greens, Loop, Processes, Tasks, Threads
-from .reactor import current_reactor, in_green, run, watched
+from .reactor import current_reactor, green, in_green, run, watched
 from .socket import socket as _socket
 from .streams import AsyncSocket
 
@@ -25,6 +28,17 @@ def _accepts(server: Any) -> bool:
     ``http.server.HTTPServer``, which knows nothing of ours."""
     own = getattr(server, "_accepts", None)
     return bool(own if own is not None else server.socket_type != _socket_std.SOCK_DGRAM)
+
+
+def _decide(server: Any, request: Any, error: Exception) -> None:
+    """Note what a handler let out as the reason for the connection's end."""
+    if isinstance(server, BaseServer):
+        server._gate.decide(request, error)
+
+
+def _enters(server: Any, request: Any, client_address: Any) -> bool:
+    """Whether ``request`` comes to its handler, after the TLS handshake if one is still to come."""
+    return not isinstance(server, BaseServer) or server._enters(request, client_address)
 
 
 #: What the standard library calls on the thread that serves.
@@ -100,7 +114,9 @@ class ThreadingMixIn:
 
     def _take_another(self) -> None:
         """On a thread whose connection has ended. Where accepting is in trouble, it is left to the loop."""
-        if not self.stopping and not self._policy.in_trouble:  # type: ignore[attr-defined]
+        # The thread itself is the room; the limits may want it left empty.
+        free = not self.stopping and not self._gate.full  # type: ignore[attr-defined]
+        if free and not self._policy.in_trouble:  # type: ignore[attr-defined]
             self._handle_request_noblock()  # type: ignore[attr-defined]
 
     @contextlib.contextmanager
@@ -125,8 +141,10 @@ class ThreadingMixIn:
     def process_request_thread(self, request: Any, client_address: Any) -> Any:
         """What runs in the thread: the handler, its errors, its end."""
         try:
-            self.finish_request(request, client_address)  # type: ignore[attr-defined]
-        except Exception:
+            if _enters(self, request, client_address):
+                self.finish_request(request, client_address)  # type: ignore[attr-defined]
+        except Exception as error:
+            _decide(self, request, error)
             self.handle_error(request, client_address)  # type: ignore[attr-defined]
         finally:
             self.shutdown_request(request)  # type: ignore[attr-defined]
@@ -160,6 +178,7 @@ class GreenMixIn(ThreadingMixIn):
     """
 
     _most_workers = 1000
+    _cooperates = True
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -204,6 +223,17 @@ class GreenMixIn(ThreadingMixIn):
             self._mode.join()
 
 
+def _awaited(request: Any) -> AsyncSocket:
+    if not isinstance(request, _socket) and hasattr(request, "do_handshake"):
+        raise MisuseError(
+            "no coroutine can await a socket of ssl's: wrap the listening socket, not what get_request() gives"
+        )
+    tls = sys.modules.get(f"{__package__}.tls")
+    if tls is not None and isinstance(request, tls.TLSSocket):
+        return tls.AsyncTLSSocket(request)  # type: ignore[no-any-return]
+    return AsyncSocket(request)
+
+
 class AsyncMixIn(GreenMixIn):
     """Mix-in: a coroutine for each connection, on one thread. It comes first among the bases.
 
@@ -223,7 +253,7 @@ class AsyncMixIn(GreenMixIn):
     async def finish_request(self, request: Any, client_address: Any) -> None:
         """Make one instance of RequestHandlerClass and await its ``run()``."""
         if _accepts(self):
-            asked: Any = AsyncSocket(request)
+            asked: Any = _awaited(request)
         else:
             data, sock = request
             asked = (data, AsyncSocket(sock))
@@ -232,8 +262,10 @@ class AsyncMixIn(GreenMixIn):
     async def process_request_thread(self, request: Any, client_address: Any) -> None:
         """What runs in the coroutine: the handler, its errors, its end."""
         try:
-            await self.finish_request(request, client_address)
-        except Exception:
+            if not is_unshaken(request) or await green(_enters, self, request, client_address):
+                await self.finish_request(request, client_address)
+        except Exception as error:
+            _decide(self, request, error)
             self.handle_error(request, client_address)  # type: ignore[attr-defined]
         finally:
             self.shutdown_request(request)  # type: ignore[attr-defined]
@@ -253,6 +285,7 @@ if HAS_FORK:
         active_children: set[int] | None = None
         max_children: int = 40
         block_on_close: bool = True
+        _handles_elsewhere = True
 
         @property
         def _mode(self) -> Processes:
@@ -266,6 +299,9 @@ if HAS_FORK:
         def _reaped(self, pid: int, status: int) -> None:
             if self.active_children is not None:
                 self.active_children.discard(pid)
+            if isinstance(self, BaseServer):
+                self._gate.child_ended(pid, status)
+                self._descriptor_freed()  # the one that it was watched by
 
         def _serving_begins(self, loop: Loop) -> None:
             super()._serving_begins(loop)  # type: ignore[misc]
@@ -277,6 +313,9 @@ if HAS_FORK:
 
         def _has_room(self) -> bool:
             return not self._mode.full
+
+        def _next_look(self) -> float | None:
+            return self._mode.look()
 
         def _join_units(self, timeout: float | None) -> bool:
             return self._mode.join(timeout)
@@ -302,10 +341,14 @@ if HAS_FORK:
 
         def process_request(self, request: Any, client_address: Any) -> None:
             """Fork a process for the request."""
+            if isinstance(self, BaseServer):
+                self._failures.journal.share()
             pid = self._mode.fork(self._in_child, (request, client_address))
             if self.active_children is None:
                 self.active_children = set()
             self.active_children.add(pid)
+            if isinstance(self, BaseServer):
+                self._gate.hand_over(request, pid)
             self.close_request(request)  # type: ignore[attr-defined]
 
         def _in_child(self, request: Any, client_address: Any) -> None:
@@ -314,15 +357,20 @@ if HAS_FORK:
             if _accepts(self):
                 # A child that held the listening socket would keep the port, and let clients connect to nobody.
                 self.socket.close()  # type: ignore[attr-defined]
+            connection = self._gate.begin_child(request) if isinstance(self, BaseServer) else None
             failed = True
             try:
                 try:
-                    self.finish_request(request, client_address)  # type: ignore[attr-defined]
+                    if _enters(self, request, client_address):
+                        self.finish_request(request, client_address)  # type: ignore[attr-defined]
                     failed = False
-                except Exception:
+                except Exception as error:
+                    _decide(self, request, error)
                     self.handle_error(request, client_address)  # type: ignore[attr-defined]
             finally:
                 self.shutdown_request(request)  # type: ignore[attr-defined]
+            if connection is not None and connection.reason is not None:
+                raise SystemExit(exit_code(connection.reason))
             if failed:
                 raise SystemExit(1)
 
@@ -330,3 +378,5 @@ if HAS_FORK:
             """Close the socket and, with ``block_on_close``, wait for the children."""
             super().server_close()  # type: ignore[misc]
             self.collect_children(blocking=self.block_on_close)
+            if isinstance(self, BaseServer):
+                self._failures.journal.close()

@@ -12,9 +12,9 @@ import socket as _socket_std
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
-__all__ = ["LONGEST_PAYLOAD", "ProxyAddress", "ProxyHeader", "ProxyTLS", "checksum", "encode"]
+__all__ = ["LONGEST_PAYLOAD", "ProxyAddress", "ProxyHeader", "ProxyTLS", "checksum", "encode", "own_header"]
 
 Command = Literal["PROXY", "LOCAL"]
 Protocol = Literal["TCP4", "TCP6", "UDP4", "UDP6", "UNIX", "UNIX-DGRAM", "UNKNOWN"]
@@ -428,3 +428,18 @@ def _show(value: object) -> str:
         return f"{value[:40]!a}..."
     text = ascii(value)
     return text if len(text) <= 300 else f"{text[:297]}..."
+
+
+def own_header(sock: _socket_std.socket, version: int, source: ProxyAddress | None = None) -> ProxyHeader:
+    """The PROXY header of a connected socket: what it connects from and to, or ``source`` in the place of the former.
+    IPv4 beside IPv6 is written as IPv6 (RFC 4291, 2.5.5.2). A Unix socket has nothing to tell of itself: UNKNOWN, or in
+    version 2 LOCAL, as HAProxy writes it; nor does it know where a client ``source`` has connected to."""
+    if sock.family == _socket_std.AF_UNIX:
+        if source is None:
+            return ProxyHeader(1) if version == 1 else ProxyHeader(2, "LOCAL")
+        names: list[Any] = [source, "" if isinstance(source, str) else ("::" if ":" in source[0] else "0.0.0.0", 0)]
+    else:
+        names = [source or sock.getsockname(), sock.getpeername()]
+    if len({":" in name[0] for name in names if isinstance(name, tuple)}) > 1:
+        names = [name if ":" in name[0] else (f"::ffff:{name[0]}", name[1]) for name in names]
+    return ProxyHeader.of(*names, version=version)

@@ -43,10 +43,13 @@ from jackfield.proxyheader import (
     unpack_block,
 )
 
-__all__ = ["LONGEST_HEADER", "ProxyParser"]
+__all__ = ["LONGEST_BEGINNING", "LONGEST_HEADER", "ProxyParser", "begins_header"]
 
 LONGEST_HEADER = 16 + LONGEST_PAYLOAD
 """No header that is taken has more bytes, of either version."""
+
+LONGEST_BEGINNING = len(SIGNATURE)
+"""After so many bytes :func:`begins_header` always knows."""
 
 _LONGEST_LINE = 107  # section 2.1, with CR LF
 _DIGITS = frozenset(b"0123456789")
@@ -54,11 +57,21 @@ _HEX_DIGITS = frozenset(b"0123456789abcdefABCDEF")
 _OCTET = re.compile(rb"0|[1-9][0-9]{0,2}")
 _BLANK, _DOT, _COLON, _CR, _LF = b" .:\r\n"
 _BEGINNINGS = {1: b"P"[0], 2: SIGNATURE[0]}
+_FIRST_WORDS = (b"PROXY ", SIGNATURE)
 
 _T = TypeVar("_T")
 # A part of the reading.  It asks for the next so many bytes, at least one; when they are there it is sent the last of
 # them, and returns at the end what they mean.
 _Reading = Generator[int, int, _T]
+
+
+def begins_header(data: bytes) -> bool | None:
+    """Whether a stream that begins with ``data`` begins with a header of either version, right or wrong; None: that
+    cannot be said yet.  Nothing but a header has the twelve bytes of version 2, which were chosen for that, and a
+    protocol in which a client may begin with ``PROXY`` and a blank cannot be told from version 1."""
+    if data.startswith(_FIRST_WORDS):
+        return True
+    return None if any(word.startswith(data) for word in _FIRST_WORDS) else False
 
 
 class ProxyParser:

@@ -21,8 +21,8 @@ from .events import Event, Publisher, Subscriber
 from .lifecycle import LifeCycle, State
 from .limits import Limits
 from .modes import Loop, Processes, open_loop
-from .reactor import AsyncWait, blocking_wait, current_reactor, in_green, loop_runs_here, run, spawn, watched
-from .serving import ProxyRule, ServerInfo, Service, descriptor_room, mode_for
+from .reactor import AsyncWait, blocking_wait, current_reactor, in_green, loop_runs_here, offload, run, spawn, watched
+from .serving import ProxyRule, Reload, Rereading, ServerInfo, Service, descriptor_room, mode_for
 
 if TYPE_CHECKING:
     from .tls import TLS, ServerTLS
@@ -67,7 +67,8 @@ class Server:
     for a second. ``graceful_timeout`` (30 s) is what ``stop()`` gives handlers to finish.
 
     ``limits`` (:class:`~jackfield.Limits`; its defaults) say who may come in, how many, and how long each may take.
-    ``tls`` (:class:`~jackfield.TLS`) makes every connection one of TLS. With ``proxy_protocol`` (True, or a
+    ``tls`` (:class:`~jackfield.TLS`) makes every connection one of TLS; if one of the addresses is ``tls://…``, those
+    of such addresses, whose options may say otherwise (``?cert=a.pem&key=a.key``). With ``proxy_protocol`` (True, or a
     :class:`~jackfield.serving.ProxyRule`) each begins with a PROXY header that says who the client really is. Both are
     done before the handler, in the connection's own unit, within ``limits.handshake_timeout``.
 
@@ -117,7 +118,7 @@ class Server:
         self._locations: tuple[str, ...] = ()
         self._loop: Loop | None = None
         self._on_loop_here = False
-        self._watched = -1
+        self._watched: tuple[int, Callable[[], object]] | None = None
         #: Those asked for, each earlier than those before it.
         self._deadlines: list[float] = []
         self._since = 0.0
@@ -151,13 +152,13 @@ class Server:
                     opened.append(target)
                 else:
                     opened += open_listeners(target, backlog=self._backlog, reuse_port=self._reuse_port)
+            self._service = self._new_service(opened)
         except BaseException as error:
             for listener in opened:
                 listener.close()
             self._error = error
             self._end(State.FAILED)
             raise
-        self._service = self._new_service(opened)
         self._locations = tuple(listener.location for listener in opened)
         if not self._not_begun:
             self._service.close_listeners()  # a stop came meanwhile, and may have found nothing to close yet
@@ -197,10 +198,10 @@ class Server:
         if self._error is not None:
             raise self._error
 
-    def also_watch(self, fd: int) -> None:
-        """Let whatever makes ``fd`` readable end the server's waiting, so that signal handlers are run; what comes is
-        read and thrown away. ``fd`` is non-blocking and open for as long as the server serves."""
-        self._watched = fd
+    def also_watch(self, fd: int, then: Callable[[], object] = lambda: None) -> None:
+        """Let whatever makes ``fd`` readable end the server's waiting, so that signal handlers are run, and call
+        ``then()``; what comes is read and thrown away. ``fd`` is non-blocking and open while the server serves."""
+        self._watched = fd, partial(_read_all, fd, then)
 
     def _refuse_a_second_life(self) -> None:
         state = self._life.state
@@ -241,8 +242,8 @@ class Server:
             with watch:
                 self._service.open_units(loop)
                 self._loop = loop
-                if self._watched >= 0:
-                    loop.watch(self._watched, partial(_read_all, self._watched))
+                if self._watched is not None:
+                    loop.watch(*self._watched)
                 while self._deadline is None:
                     next_look = self._service.attend(loop)
                     if not self._service.listeners:
@@ -259,7 +260,7 @@ class Server:
             raise
         finally:
             self._loop = None
-            self._service.end_watch()
+            self._service.guard.end_watch()
             loop.close()
         self._end(State.STOPPED if self._error is None else State.FAILED)
 
@@ -379,7 +380,8 @@ class Server:
             left = deadline() - time.monotonic()
             if left <= 0:
                 return
-            loop.turn(left)
+            look = self._service.see_to_children()
+            loop.turn(left if look is None else min(left, look))
 
     def _end(self, state: State) -> None:
         self._life.move(state)
@@ -405,6 +407,9 @@ class Server:
 
     # -- what is known -----------------------------------------------------------------------------------------------
 
+    def _connection_of(self, sock: Any) -> Connection | None:
+        return self._service.guard.connections.of(sock)
+
     @property
     def state(self) -> str:
         """``new``, ``serving``, ``draining``, ``stopped`` or ``failed``."""
@@ -425,7 +430,7 @@ class Server:
     @property
     def connections(self) -> list[Connection]:
         """The live connections: peer, age, bytes; ``close()`` and ``abort()`` end one."""
-        return list(self._service.streams.connections)
+        return list(self._service.guard.connections)
 
     @property
     def limits(self) -> Limits:
@@ -441,6 +446,25 @@ class Server:
         loop = self._loop
         if loop is not None:
             loop.wake()  # clients may have been waiting for what is allowed now
+
+    def reload(self) -> Reload:
+        """Read again what came from files: lists of peers in ``limits`` and in the rule for PROXY headers
+        (``PeerList.from_file()``), and certificates. It holds for those who come from now on; a file that is wrong
+        leaves in force what was read before. What came of it is one line in the log, and returned.
+
+        From any thread. MisuseError in a coroutine, which writes ``await jackfield.offload(server.reload)``."""
+        if not in_green() and loop_runs_here():
+            raise MisuseError("reload() would hold the loop; write 'await jackfield.offload(server.reload)'")
+        result: Reload = offload(self._reload)
+        return result
+
+    def _reload(self) -> Reload:
+        with Rereading(self.name) as again:
+            if changes := again.limits(self._limits):
+                self.limits = self._limits.replace(**changes)
+            self._proxy = again.rule(self._proxy)
+            again.entries([self._service.streams.entry, *self._service.streams.entries.values()], self._tls)
+        return again.result
 
     def subscribe(self, subscriber: Subscriber, *kinds: type[Event]) -> Callable[[], None]:
         """Call ``subscriber(event)`` for every event of ``kinds`` (see :mod:`jackfield.events`; all, if none is named);
@@ -463,7 +487,8 @@ def _server_tls(tls: TLS | ServerTLS) -> ServerTLS:
     return ServerTLS(tls) if isinstance(tls, TLS) else tls
 
 
-def _read_all(fd: int) -> None:
+def _read_all(fd: int, then: Callable[[], object]) -> None:
     with contextlib.suppress(BlockingIOError):
         while os.read(fd, 4096):
             pass
+    then()

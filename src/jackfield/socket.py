@@ -5,7 +5,8 @@ loop its turn instead: timeouts, ``makefile()``, file transfer and the resolver 
 should cooperate imports this module (or is given it by :func:`jackfield.adopt`).
 
 Beyond the standard library: ``socket.recvfile()``, the twin of ``sendfile()``; ``socket.received`` and ``socket.sent``,
-the bytes taken and given so far; ``bytes_sent`` on the exception of a ``sendall()`` that failed.
+the bytes taken and given so far; ``socket.tls``, what was agreed by TLS; ``bytes_sent`` on the exception of a
+``sendall()`` that failed.
 """
 
 from __future__ import annotations
@@ -55,7 +56,15 @@ _family_of, _type_of, _proto_of = _Raw.family.__get__, _Raw.type.__get__, _Raw.p
 class socket(_CooperativeSocket):
     """The standard library's ``socket.socket``, cooperative in a green thread."""
 
-    __slots__ = ()
+    # Set only where the connection goes on by another socket object, over TLS: see _going_on().
+    __slots__ = ("_gone_over",)
+
+    _gone_over: _Any
+
+    @property
+    def tls(self) -> _Any:
+        """What was agreed by TLS, a :class:`jackfield.tls.TLSInfo`; None for a socket that carries plaintext."""
+        return None
 
     def accept(self) -> tuple[socket, _Any]:
         """As ``socket.accept``. The new socket is blocking, or has the default timeout, whatever this one has."""
@@ -257,6 +266,14 @@ class socket(_CooperativeSocket):
             if count is not None:
                 count -= taken
             yield taken
+
+
+def _going_on(sock: _Any) -> _Any:
+    """The socket by which the connection of ``sock`` goes on: ``sock``, or what it was made into by going over to TLS.
+
+    Whoever began with ``sock``, and is to end the connection, knows no other.
+    """
+    return getattr(sock, "_gone_over", sock)
 
 
 def _regular(file: _IO[bytes]) -> tuple[int, int]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno as _errno
 import os as _os
 import socket as _socket_std
+import sys as _sys
 from collections.abc import Callable as _Callable
 from typing import Any as _Any
 from typing import ClassVar as _ClassVar
@@ -31,6 +32,7 @@ from .handlers import (
 )
 from .mixins import HAS_FORK as _HAS_FORK
 from .mixins import AsyncMixIn, GreenMixIn, ThreadingMixIn
+from .socket import _going_on
 from .socket import socket as _socket
 
 _HAS_UNIX = hasattr(_socket_std, "AF_UNIX")
@@ -108,6 +110,7 @@ class TCPServer(BaseServer):
         """Close the socket."""
         self.socket.close()
         self._wake()
+        super().server_close()
 
     def fileno(self) -> int:
         """The descriptor of the socket."""
@@ -115,24 +118,52 @@ class TCPServer(BaseServer):
 
     def get_request(self) -> tuple[_Any, _Any]:
         """Accept a connection: its socket and the client's address."""
-        request, client_address = self.socket.accept()
+        listener = self.socket
+        if type(listener) is not _socket and "ssl" in _sys.modules:
+            from .tls.idioms import accept_unshaken, accepts_as_ssl_does
+
+            if accepts_as_ssl_does(listener):
+                return accept_unshaken(listener)  # what follows it shakes hands: see BaseServer
+        request, client_address = listener.accept()
         if type(request) is _socket_std.socket:
             # The listener is one of the standard library's, adopted by assignment; its connections cooperate as well.
             family, kind, proto = request.family, request.type, request.proto
             request = _socket(family, kind, proto, request.detach())
         return request, client_address
 
+    #: True where handlers wait as green threads do, which the ssl module's sockets cannot.
+    _cooperates: _ClassVar[bool] = False
+
+    def _adopted(self, request: _Any) -> _Any:
+        """``request`` as handlers here can use it, where get_request() gave one of the ssl module's."""
+        ssl = _sys.modules.get("ssl")
+        if ssl is None or not isinstance(request, ssl.SSLSocket):
+            return request
+        if request.version() is not None:
+            self._gate.warn_of_handshakes(self.server_address, "wrap the listening socket, and not what it accepts")
+            if self._cooperates:
+                from .tls.patient import made_patient
+
+                made_patient(request)
+        elif self._cooperates and request.fileno() >= 0:
+            from .tls.idioms import cooperating
+
+            return cooperating(request)
+        return request
+
     def shutdown_request(self, request: _Any) -> None:
         """End our side of the connection (the peer reads what is on its way, and then the end), and close it."""
+        self._gate.decide(request)  # before the peer is told, and answers with its own end
         try:
-            request.shutdown(_socket_std.SHUT_WR)
+            _going_on(request).shutdown(_socket_std.SHUT_WR)
         except OSError:
             pass  # not connected any more
         self.close_request(request)
 
     def close_request(self, request: _Any) -> None:
         """Close the connection's socket."""
-        request.close()
+        self._gate.decide(request)
+        _going_on(request).close()
         super().close_request(request)
 
 

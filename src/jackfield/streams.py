@@ -341,6 +341,16 @@ class AsyncReader:
         del self._buffer[:size]
         return data
 
+    def take_buffered(self) -> bytes:
+        """All that was received and not read yet; nothing is waited for."""
+        return self._take(len(self._buffer))
+
+    def carry_over(self, sock: AsyncSocket) -> None:
+        """Read ``sock`` from now on, which the connection goes on by."""
+        self._socket = sock
+        if self._asking is not None:
+            self._asking = sock.socket
+
     def _check(self, size: int) -> None:
         if self._most is not None and size > self._most:
             raise MessageTooLargeError(f"a message of more than {self._most} bytes (max_message)")
@@ -406,6 +416,10 @@ class AsyncWriter:
     """``await wfile.write(data)``: the writing end of a stream handler; nothing is buffered."""
 
     def __init__(self, sock: AsyncSocket) -> None:
+        self._socket = sock
+
+    def carry_over(self, sock: AsyncSocket) -> None:
+        """Write to ``sock`` from now on, which the connection goes on by."""
         self._socket = sock
 
     def write(self, data: Any) -> Awaitable[None]:

@@ -84,10 +84,16 @@ def test_an_address_counts_with_its_network() -> None:
     assert admission.admit(("2001:db8:0:1::1", 1, 0, 0)) is None
     assert admission.admit(SOMEBODY) is admission.admit(("::ffff:192.0.2.7", 9, 0, 0)) is None
     assert admission.admit(SOMEBODY) is Refusal.LIMIT_PER_ADDRESS
-    assert [admission.admit(Credentials(n, 1000, n)) for n in range(3)] == [None, None, Refusal.LIMIT_PER_ADDRESS]
+    assert [admission.admit(Credentials(n, 1000, n)) for n in range(3)] == [None] * 3, "of this machine, so exempt"
     assert admission.count(("2001:db8::9", 1, 0, 0)) == 2
     # Of whom nobody knows who it is, there is no address that could have too many.
     assert [admission.admit("") for _ in range(9)] == [None] * 9
+
+
+def test_a_user_counts_as_an_address_where_unix_sockets_are_not_exempt() -> None:
+    admission = admission_of(max_connections_per_address=2, exempt=PeerList())
+    assert [admission.admit(Credentials(n, 1000, n)) for n in range(3)] == [None, None, Refusal.LIMIT_PER_ADDRESS]
+    assert admission.admit(Credentials(1, 1001, 1)) is None
 
 
 def test_an_ipv6_network_never_counts_as_an_ipv4_one() -> None:

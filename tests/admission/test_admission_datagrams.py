@@ -28,6 +28,57 @@ def test_nothing_is_taken_from_port_0(clock: ManualClock) -> None:
             assert guard.admit(peer, 10) is None
 
 
+@pytest.mark.parametrize("port", [7, 13, 17, 19, 37])
+def test_services_that_answer_anything_are_no_clients(clock: ManualClock, port: int) -> None:
+    """Not while there is a limit of replies; exempt or not, and also when their host is known."""
+    guard = DatagramGuard(Limits(), clock)
+    for host in ("192.0.2.7", "127.0.0.1", "::1"):
+        assert guard.admit((host, 5000), 10) is None
+        assert guard.admit((host, port), 10) is Refusal.DENIED
+        assert guard.admit((host, 0), 10) is Refusal.DENIED
+        assert guard.admit((host, 5000), 10) is None
+    assert guard.refusals[Refusal.DENIED] == 6
+    guard.limits = Limits(reply_rate_per_address=None)
+    assert guard.admit(("127.0.0.1", port), 10) is None
+
+
+def test_who_was_exempt_is_judged_again_by_other_limits(clock: ManualClock) -> None:
+    guard = DatagramGuard(Limits(deny=PeerList(["127.0.0.2"])), clock)
+    for _ in range(2):
+        assert guard.admit(HOME, 1) is None
+        assert guard.may_reply(HOME, 1000)
+        assert guard.admit(("127.0.0.2", 1), 1) is Refusal.DENIED
+    for n in range(1000):  # no more of them are remembered than there is room for
+        assert guard.admit((f"127.1.{n >> 8}.{n & 255}", 1), 1) is None
+    assert len(guard._free) <= 256
+    guard.limits = Limits(exempt=PeerList())
+    assert not guard.may_reply(HOME, 1)
+    guard.limits = Limits(deny=PeerList(["127.0.0.0/8"]))
+    assert guard.admit(HOME, 1) is Refusal.DENIED
+
+
+def test_what_a_copy_has_sent_counts(clock: ManualClock) -> None:
+    guard = DatagramGuard(Limits(reply_rate_per_address=Rate(3)), clock)
+    guard.count_reply(SOMEBODY, 1, sent=False)
+    assert guard.withheld == 1
+    guard.count_reply(SOMEBODY, 10)  # of whom nothing has come, as far as this one knows
+    for _ in range(2):
+        guard.admit(SOMEBODY, 10)
+        guard.count_reply(SOMEBODY, 10)
+    assert not guard.may_reply(SOMEBODY, 1), "3 replies in a second"
+    clock.advance(1.0)
+    assert guard.may_reply(SOMEBODY, 1)
+    guard.admit(SOMEBODY, 10)
+    assert guard.may_reply(SOMEBODY, 60_000), "it has answered twice"
+    for _ in range(1000):
+        guard.count_reply(SOMEBODY, 10)
+    clock.advance(1.0)
+    assert guard.may_reply(SOMEBODY, 1), "empty, and no emptier"
+    for peer in (HOME, "", None):
+        guard.count_reply(peer, 10)
+    assert guard.remembered == 2
+
+
 def test_lists_and_rates(clock: ManualClock) -> None:
     guard = DatagramGuard(
         Limits(deny=PeerList(["192.0.2.8"]), datagram_rate=Rate(5), datagram_rate_per_address=Rate(2)), clock

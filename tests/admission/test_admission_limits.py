@@ -22,7 +22,7 @@ def test_the_defaults_are_those_that_were_decided() -> None:
         "max_connections": 10_000, "when_full": "refuse", "full_patience": 1.0, "refusal": b"",
         "max_connections_per_address": "auto", "ipv4_prefix": 32, "ipv6_prefix": 64, "max_handshakes": "auto",
         "accept_rate": None, "accept_rate_per_address": None, "allow": None, "deny": None,
-        "exempt": PeerList(["127.0.0.0/8", "::1"]), "penalties": dataclasses.asdict(Penalties()),
+        "exempt": PeerList(["127.0.0.0/8", "::1", "unix"]), "penalties": dataclasses.asdict(Penalties()),
         "handshake_timeout": 5.0, "first_byte_timeout": 30.0, "idle_timeout": 60.0, "pressure": 0.8,
         "pressure_idle_timeout": 5.0, "send_timeout": 30.0, "connection_lifetime": None, "message_timeout": 30.0,
         "min_rate": 500.0, "max_line": 65_536, "max_message": 1_048_576, "write_buffer": 1_048_576,
@@ -123,7 +123,8 @@ def undocumented(text: str) -> list[str]:
     for name, field in FIELDS.items():
         value = field.default
         shown = {
-            "exempt": "127.0.0.0/8 and ::1", "penalties": "default :class:", "reply_rate_per_address": "default 100/s",
+            "exempt": "127.0.0.0/8, ::1 and every Unix socket", "penalties": "default :class:",
+            "reply_rate_per_address": "default 100/s",
             "refusal": 'default ``b""``', "max_message": "default 1 MiB", "write_buffer": "default 1 MiB",
             "when_full": '``"refuse"`` (default)', "max_handshakes": 'default ``"auto"``',
             "max_connections_per_address": 'default ``"auto"``',

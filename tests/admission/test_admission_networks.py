@@ -57,6 +57,7 @@ def test_an_address_is_read_as_ipaddress_reads_it(text: str) -> None:
         ("uid:4294967295", "uid:1000"),
         ("gid:-1", "gid:100"),
         ("user:root", "uid:1000"),
+        ("unix:", "or unix$"),
         (5, "write e.g. 192.0.2.7"),
     ],
 )
@@ -83,6 +84,8 @@ def test_peers_as_the_socket_module_gives_them() -> None:
     assert Credentials(1, 1000, 7) in peers
     assert Credentials(1, 7, 100) in peers
     assert Credentials(1000, 7, 7) not in peers
+    assert Credentials(1000, 7, 7) in PeerList(["unix"]) and ("127.0.0.1", 5) not in PeerList(["unix"])
+    assert PeerList(["unix"]) != PeerList()
     for nobody in ("", b"\0name", "/run/x.sock", None, (), (3, 1024), ("eth0", 1), (None,), ("1.2.3.4\ud800", 1), 5):
         assert nobody not in peers
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jackfield.admission import Admission, Credentials, Penalties, Refusal, parse_peer
+from jackfield.admission import Admission, Credentials, PeerList, Penalties, Refusal, parse_peer
 from jackfield.admission.addresses import AddressTable, Keys
 from jackfield.admission.penalties import SECONDS, PenaltyBook
 from jackfield.errors import MisuseError
@@ -64,9 +64,10 @@ def test_what_costs_nothing_is_not_remembered() -> None:
 
 def test_who_is_exempt_or_unknown_is_not_punished() -> None:
     admission = Admission(Limits(penalties=Penalties({"x": 100.0})), ManualClock())
-    for peer in (HOME, ("::1", 1, 0, 0), ("::ffff:127.0.0.1", 1, 0, 0), "", None):
+    for peer in (HOME, ("::1", 1, 0, 0), ("::ffff:127.0.0.1", 1, 0, 0), Credentials(1, 1000, 100), "", None):
         assert admission.offend(peer, "x") == 0.0
         assert admission.admit(peer) is None
+    admission = Admission(Limits(penalties=Penalties({"x": 100.0}), exempt=PeerList()), ManualClock())
     assert admission.offend(Credentials(1, 1000, 100), "x") == 100.0
     assert admission.admit(Credentials(2, 1000, 7)) is Refusal.BANNED
 
@@ -121,7 +122,7 @@ def test_penalties_that_have_run_down_make_room_as_others_come() -> None:
 
 def test_a_ban_by_hand() -> None:
     clock = ManualClock()
-    admission = Admission(Limits(), clock)
+    admission = Admission(Limits(exempt=PeerList()), clock)
     admission.ban(SOMEBODY, 3600)
     admission.ban(parse_peer("2001:db8::7"), math.inf)
     admission.ban(parse_peer("uid:1000"), 60)

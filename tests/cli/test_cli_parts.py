@@ -15,7 +15,7 @@ from screen import Screen
 
 from jackfield.address import Address, parse_address
 from jackfield.cli.arguments import UsageError
-from jackfield.cli.banner import connect_text, is_open_to_all
+from jackfield.cli.banner import connect_text, is_open_to_all, try_text
 from jackfield.cli.conversation import CrLf, HexDump, Recorder
 from jackfield.cli.dial import Candidate, needs_race, parse_source
 from jackfield.cli.editors import above, rows_of
@@ -146,10 +146,26 @@ def test_what_the_banner_suggests_is_an_address_and_short(location: str, text: s
 
 
 @pytest.mark.parametrize(
+    ("location", "encrypted", "text"),
+    [
+        ("tcp://0.0.0.0:9999", False, "jackfield connect localhost:9999"),
+        ("tcp://0.0.0.0:9999", True, "openssl s_client -connect localhost:9999"),
+        ("tls://[::]:8443", True, "openssl s_client -connect localhost:8443"),
+        ("tls://[::1]:8443", True, "openssl s_client -connect [::1]:8443"),
+        ("unix:/run/x.sock", False, "jackfield connect unix:/run/x.sock"),
+        ("unix:/run/x.sock", True, ""),
+    ],
+)
+def test_what_is_encrypted_is_tried_with_something_that_can(location: str, encrypted: bool, text: str) -> None:
+    assert try_text(location, encrypted) == text
+
+
+@pytest.mark.parametrize(
     ("location", "verdict"),
     [
         ("tcp://[::]:9", True),
         ("tcp://0.0.0.0:9", True),
+        ("tls://[::]:9", True),
         ("udp://[::]:9", True),
         ("tcp://8.8.8.8:9", True),
         ("tcp://127.0.0.1:9", False),

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -14,6 +15,8 @@ from pathlib import Path
 
 import pytest
 from cli_support import ENVIRONMENT, PROGRAM, SECONDS, Server, answer, only_line, run
+
+from jackfield.tls import self_signed
 
 MODES = ["serial", "thread", "process", "green", "async"]
 LOOPBACK = ["-b", "127.0.0.1:0"]
@@ -217,8 +220,62 @@ def test_open_to_the_world_is_warned_of() -> None:
     with Server("-b", ":0", "-b", "udp://0.0.0.0:0") as server:
         warnings = [line for line in server.said if " warning " in line]
         assert len(warnings) == 2
-        assert all("open to every machine" in line for line in warnings)
+        assert all("open to every machine" in line and "nothing is encrypted" in line for line in warnings)
         assert server.end() == 0
+
+
+def test_with_tls_only_what_is_plain_is_called_so() -> None:
+    with Server("-b", ":0", "-b", "udp://0.0.0.0:0", "--tls-self-signed") as server:
+        plain = [line for line in server.said if "open to every machine" in line and "nothing is encrypted" in line]
+        assert len(plain) == 1 and "udp://" in plain[0]
+        assert server.end() == 0
+
+
+@pytest.fixture(scope="module")
+def certificate() -> str:
+    return os.fspath(self_signed().cert)
+
+
+def test_a_listener_with_its_own_certificate(certificate: str) -> None:
+    """Only what is plain is said to be so, and the echo is there by both."""
+    with Server("-b", ":0", "-b", f"tls://:0?cert={certificate}") as server:
+        plain, encrypted = server.addresses
+        assert plain.startswith("tcp://") and encrypted.startswith("tls://")
+        warnings = [line for line in server.said if "open to every machine" in line]
+        assert ["nothing is encrypted" in line for line in warnings] == [True, False]
+        context = ssl.create_default_context(cafile=certificate)
+        with connect(f"127.0.0.1:{encrypted.rsplit(':', 1)[1]}") as raw:
+            with context.wrap_socket(raw, server_hostname="localhost") as client:
+                client.sendall(b"hello")
+                assert client.recv(10) == b"HELLO"
+        assert answer(f"127.0.0.1:{plain.rsplit(':', 1)[1]}", data=b"hello") == b"HELLO"
+        assert server.end() == 0
+
+
+def test_the_banner_says_what_is_encrypted(certificate: str) -> None:
+    with Server(*LOOPBACK, "--tls-cert", certificate) as server:
+        assert server.said[1].endswith(f"{server.address}  TLS")
+        assert server.ready.endswith(f"Try: openssl s_client -connect {server.address.removeprefix('tcp://')}")
+        assert server.end() == 0
+    with Server(*LOOPBACK, "-b", "tls://127.0.0.1:0", "--tls-cert", certificate, "--log-format", "json") as server:
+        said = json.loads(server.ready)
+        assert said["listeners"] == server.addresses and said["encrypted"] == [server.addresses[1]]
+        assert server.end() == 0
+
+
+@pytest.mark.parametrize(
+    ("address", "code", "said"),
+    [
+        ("tls://127.0.0.1:0", 3, "no certificate; add ?cert=FILE&key=FILE"),
+        ("tls://127.0.0.1:0?cert=there-is-none.pem", 3, "no such file: there-is-none.pem"),
+        ("tcp://127.0.0.1:0?nodely=1", 2, "write e.g. tcp://127.0.0.1:0?nodelay=1"),
+        ("127.0.0.1:9?cert=a.pem", 2, "write e.g. tls://127.0.0.1:9?cert=a.pem"),
+    ],
+)
+def test_a_listener_that_cannot_be(address: str, code: int, said: str) -> None:
+    done = run("serve", "-b", address)
+    assert done.returncode == code
+    assert said in only_line(done.stderr)
 
 
 def test_a_server_for_this_machine_only_is_not_warned_of(tmp_path: Path) -> None:

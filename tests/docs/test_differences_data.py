@@ -50,7 +50,7 @@ def test_errors_are_logged(
     with serving(module.TCPServer(LOOPBACK, handler_in(module, handle))) as server:
         assert hear(server.server_address) == hear(server.server_address) == b""
     printed = capsys.readouterr().err
-    logged = [(record.levelname, record.exc_info is not None) for record in caplog.records]
+    logged = [(record.levelname, record.exc_text is not None) for record in caplog.records]
     if module is stdlib:
         assert printed.count("-" * 40) == 4 and "the peer's doing" in printed
     else:

@@ -16,6 +16,9 @@ import jackfield
 from jackfield import socket, socketserver, sync, testing
 from jackfield.address import parse_address
 from jackfield.connecting import async_connect
+from jackfield.limits import Limits
+from jackfield.serving import ProxyRule
+from jackfield.tls import TLS
 
 REQUIRED = "required"
 
@@ -23,6 +26,9 @@ REQUIRED = "required"
 TABLES: dict[str, tuple[Any, bool, bool]] = {
     # heading: (object, with its arguments, with its class attributes)
     "jackfield.Server": (jackfield.Server, True, False),
+    "jackfield.limits.Limits": (Limits, True, False),
+    "jackfield.tls.TLS": (TLS, True, False),
+    "jackfield.serving.ProxyRule": (ProxyRule, True, False),
     "jackfield.connect": (jackfield.connect, True, False),
     "jackfield.run": (jackfield.run, True, False),
     "GreenThread.join": (jackfield.GreenThread.join, True, False),

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 import pytest
 
 from jackfield.clock import Clock
-from jackfield.door.accept import PAUSE, QUIET, AcceptPolicy, Action, Outcome, accept_batch
+from jackfield.door.accept import PAUSE, QUIET, AcceptPolicy, Action, Outcome, Pauses, accept_batch
 from jackfield.errors import ClosedSocketError
 
 
@@ -244,6 +244,66 @@ def lowest_free() -> int:
     number = os.dup(0)
     os.close(number)
     return number
+
+
+# -- pauses ------------------------------------------------------------------------------------------------------------
+
+SHORT = Outcome(0, Action.PAUSE, PAUSE, failing(errno.EMFILE))
+ODD = Outcome(0, Action.UNKNOWN, PAUSE, failing(errno.EIO))
+
+
+def test_a_listener_is_left_alone_for_as_long_as_the_outcome_says() -> None:
+    clock = HandMovedClock()
+    pauses: Pauses[str] = Pauses(clock)
+    assert pauses.left("a") == 0
+    for outcome in (SHORT, ODD):
+        pauses.note("a", outcome)
+        assert pauses.left("a") == pytest.approx(PAUSE) and pauses.left("b") == 0
+        clock.time += PAUSE / 2
+        assert pauses.left("a") == pytest.approx(PAUSE / 2)
+        clock.time += PAUSE / 2
+        assert pauses.left("a") == 0
+
+
+def test_other_outcomes_are_no_pause() -> None:
+    pauses: Pauses[str] = Pauses(HandMovedClock())
+    for outcome in (Outcome(3, Action.DRAINED), Outcome(64, Action.RETRY), Outcome(0, Action.CLOSED)):
+        pauses.note("a", outcome)
+        assert pauses.left("a") == 0
+
+
+def test_what_is_given_back_ends_the_want_of_all_listeners_and_nothing_else() -> None:
+    pauses: Pauses[str] = Pauses(HandMovedClock())
+    assert not pauses.freed(), "nobody waits for it: nobody is to be woken"
+    pauses.begin()
+    for listener, outcome in (("a", SHORT), ("b", SHORT), ("c", ODD)):
+        pauses.note(listener, outcome)
+    assert pauses.freed()
+    assert not pauses.freed(), "once is enough"
+    assert [pauses.left(listener) > 0 for listener in "abc"] == [False, False, True]
+
+
+def test_what_is_given_back_between_the_failure_and_the_pause_is_not_missed() -> None:
+    """On another thread, whose connection ends at just that moment."""
+    pauses: Pauses[str] = Pauses(HandMovedClock())
+    pauses.begin()
+    assert not pauses.freed()
+    pauses.note("a", SHORT)
+    assert pauses.left("a") == 0
+    # Once: a loop that forgot to say that a batch begins would spin otherwise.
+    pauses.note("a", SHORT)
+    assert pauses.left("a") > 0
+
+
+def test_what_was_given_back_before_the_batch_is_known_to_it() -> None:
+    pauses: Pauses[str] = Pauses(HandMovedClock())
+    pauses.freed()
+    pauses.begin()
+    pauses.note("a", SHORT)
+    assert pauses.left("a") > 0
+
+
+# -- the broken case ---------------------------------------------------------------------------------------------------
 
 
 def batches_of_a_spinning_loop(policy: AcceptPolicy, errors: Iterable[OSError]) -> int:

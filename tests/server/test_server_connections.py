@@ -167,7 +167,7 @@ def test_age_is_by_the_clock() -> None:
 def test_age_in_a_server(mode: str) -> None:
     clock = ManualClock()
     server = Server(echo(mode), TCP, mode=mode).bind()
-    server._service.streams.connections.clock = clock
+    server._service.guard.connections.clock = clock
     with server, dial(server) as first:
         talk(first)
         clock.advance(60)
@@ -397,7 +397,7 @@ def test_an_error_is_counted_and_the_next_client_served(
         until(lambda: not server.connections)
         assert server.info().handler_errors == 2
     if mode != "process":  # a child logs in its own process
-        assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [error] * 2
+        assert [type(record.incident.error) for record in caplog.records if record.exc_text] == [error] * 2
 
 
 @pytest.mark.parametrize("mode", HERE)

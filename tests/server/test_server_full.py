@@ -114,12 +114,13 @@ def test_the_default_limit_stays_below_the_descriptors() -> None:
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
     try:
-        assert Server(echo("green"), TCP, mode="green")._limit == 136
-        assert Server(echo("green"), TCP, mode="green", max_connections=10_000)._limit == 136
-        assert Server(echo("green"), TCP, mode="green", max_connections=5)._limit == 5
-        assert Server(Echo, TCP)._limit == 136
+        for limit, room in ((200, 150), (300, 300 - 64)):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+            assert Server(echo("green"), TCP, mode="green")._limit == room
+            assert Server(echo("green"), TCP, mode="green", max_connections=10_000)._limit == room
+            assert Server(echo("green"), TCP, mode="green", max_connections=5)._limit == 5
+            assert Server(Echo, TCP)._limit == room
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert Server(Echo, TCP)._limit == min(256, soft - 64)
@@ -181,7 +182,8 @@ def test_one_listener_that_pauses_does_not_hold_up_the_other(mode: str) -> None:
         until(lambda: accept.calls)
         for _ in range(3):
             assert ask(server, number=1) == b"HELLO"
-        assert accept.calls == 1
+        # Once, and again for each connection that ended and may have left a descriptor: by the loop, and by its thread.
+        assert 1 <= accept.calls <= 1 + 2 * 3
         server.stop(0)
 
 

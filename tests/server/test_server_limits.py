@@ -81,8 +81,8 @@ def test_a_handler_that_is_busy_with_something_else_is_not_idle(mode: str) -> No
             assert client.recv(4) == other.recv(4) == b"here"
             (connection, _) = server.connections
             looks = []
-            judge = server._service.streams.deadlines._judge
-            server._service.streams.deadlines._judge = lambda *args: (looks.append(args), judge(*args))[1]  # type: ignore[method-assign]
+            judge = server._service.guard.deadlines._judge
+            server._service.guard.deadlines._judge = lambda *args: (looks.append(args), judge(*args))[1]  # type: ignore[method-assign]
             until(lambda: connection.age > 3 * SHORT and looks)
             held.go.set()
             assert client.recv(3) == b"bye"
@@ -299,4 +299,4 @@ def test_who_is_closed_by_its_handler_counts_until_that_returns(mode: str) -> No
             assert closed.wait(20) and not server.connections
             go.set()
             assert ended(server) == {"handler_returned": 1}
-        assert server._service.streams.admission.total == 0
+        assert server._service.guard.admission.total == 0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import itertools
 import os
 import signal
 import socket
@@ -108,6 +110,30 @@ def test_children_do_not_hear_the_terminals_ctrl_c() -> None:
         until(lambda: not server.connections)
 
 
+def test_children_that_no_descriptor_is_left_to_watch_by_are_reaped_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The only one there may be: its end has to be noticed before the next client is served."""
+    monkeypatch.setattr(os, "pidfd_open", failing(os.pidfd_open))
+    with Server(Echo, TCP, mode="process", max_children=1) as server:
+        for _ in range(3):
+            assert ask(server) == b"HELLO"
+        until(lambda: not children())
+        assert ask(server) == b"HELLO"
+
+
+def failing(pidfd_open: Any) -> Any:
+    """``os.pidfd_open`` with no descriptor for it, one time out of three."""
+    calls = itertools.count()
+
+    def opened(pid: int) -> int:
+        if next(calls) % 3:
+            return pidfd_open(pid)  # type: ignore[no-any-return]
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    return opened
+
+
 def test_a_fork_while_others_hold_the_servers_locks(monkeypatch: pytest.MonkeyPatch) -> None:
     """What another thread holds at the fork stays locked in the child for ever: neither what is done there before the
     handler nor what a handler asks the server may need it."""
@@ -122,7 +148,7 @@ def test_a_fork_while_others_hold_the_servers_locks(monkeypatch: pytest.MonkeyPa
     with Server(Looks, TCP, mode="process") as server, contextlib.ExitStack() as stack:
         assert ask(server)
         service = server._service
-        owners = (server, server._life, service, service.streams, service.streams.connections, service.units)
+        owners = (server, server._life, service, service.guard, service.guard.connections, service.units)
         locks = [value for owner in owners for value in vars(owner).values() if isinstance(value, LOCKS)]
         assert locks, "or it says nothing"
 

@@ -93,7 +93,7 @@ def test_no_unit_for_a_client_is_that_clients_end_only(
             assert left == [0]
             until(lambda: not server.connections)
         # server_close() has come through: nothing waits for what never began.
-    errors = [record.exc_info[0] for record in caplog.records if record.exc_info]
+    errors = [record.incident.error for record in caplog.records if record.exc_text]
     assert len(errors) == 2, "each is told, by handle_error()"
 
 
@@ -380,9 +380,9 @@ def test_what_handlers_raise_is_told_in_the_log(
                 with connect(server) as client:
                     peer = client.getsockname()
                     assert client.recv(1) == b""
-    told += [record.exc_info[0] for record in caplog.records if record.exc_info]
+    told += [type(record.incident.error) for record in caplog.records if record.exc_text]
     if issubclass(error, ConnectionError):
-        assert [(record.levelname, record.exc_info) for record in caplog.records] == [("DEBUG", None)] * 2
+        assert [(record.levelname, record.exc_text) for record in caplog.records] == [("DEBUG", None)] * 2
         assert str(peer[1]) in caplog.text
     else:
         assert told == [error] * 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import signal
@@ -87,6 +88,19 @@ def test_without_pidfds_they_are_reaped_with_the_next_turn(monkeypatch: pytest.M
         until(lambda: not living_children())
         assert ask(server) == b"HELLO"
         until(lambda: len(children()) <= 1)
+
+
+def test_without_a_descriptor_to_watch_it_by_the_only_child_is_reaped_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def no_descriptor(pid: int) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "pidfd_open", no_descriptor)
+    with forking(max_children=1) as server:
+        for _ in range(3):
+            assert ask(server) == b"HELLO"
+        until(lambda: not children())
 
 
 def test_a_child_that_the_application_started_is_not_taken() -> None:

@@ -19,6 +19,14 @@ __all__ = ["DatagramGuard"]
 #: recommends 5 minutes), so after that the address may be somebody else's.
 FORGOTTEN_AFTER = 300.0
 
+#: Ports whose services answer whatever comes (echo, daytime, quote, chargen, time: RFC 862, 867, 865, 864, 868): one of
+#: them and a server answer each other for ever.  No client has such a port; FreeBSD's inetd looks for these, too.
+ANSWERING_PORTS = frozenset({7, 13, 17, 19, 37})
+_NO_CLIENTS = ANSWERING_PORTS | {0}
+
+#: Hosts that are known by their text to be free, so that what a proxy on this machine forwards is judged at once.
+MOST_FREE = 256
+
 #: Datagrams that came after an answer, from which on an address is taken to be the sender's own.
 ENOUGH_ANSWERS = 2
 
@@ -48,7 +56,9 @@ class DatagramGuard(Guarded):
     ``reply_rate_per_address`` holds for that one too.
     """
 
-    __slots__ = ("_buckets", "_exchanges", "_full_at", "_keys", "_limits", "_now", "_refusals", "_replies", "_withheld")
+    __slots__ = (
+        "_buckets", "_exchanges", "_free", "_full_at", "_keys", "_limits", "_now", "_refusals", "_replies", "_withheld",
+    )  # fmt: skip
 
     def __init__(self, limits: Limits, clock: Clock = MONOTONIC) -> None:
         super().__init__()
@@ -61,20 +71,31 @@ class DatagramGuard(Guarded):
         self._exchanges: AddressTable[_Exchange] = AddressTable()
         self._limits = limits
         self._keys = Keys(limits.ipv4_prefix, limits.ipv6_prefix)
+        #: Some of the hosts that are exempt, and may come: another set for other limits.
+        self._free: set[str] = set()
 
     def admit(self, peer: Peer, size: int) -> Refusal | None:
         """None, and a datagram of ``size`` bytes that ``peer`` is said to have sent is taken; or why it is dropped.
 
         One from port 0 is ``DENIED``: it is reserved, nothing sent there arrives, and it comes of forging (RFC 768).
+        So is one from :data:`ANSWERING_PORTS` while there is a ``reply_rate_per_address``, also of who is exempt.
         """
+        if peer.__class__ is tuple and peer and peer[0] in self._free and peer[1] not in _NO_CLIENTS:
+            return None
         source = source_of(peer)
         with self._lock:
             limits = self._limits
             refusal = None
-            if (isinstance(source, bytes) and len(peer) > 1 and not peer[1]) or not may_come(limits, source):
+            if isinstance(source, bytes) and len(peer) > 1 and peer[1] in _NO_CLIENTS and (
+                not peer[1] or limits.reply_rate_per_address is not None
+            ):
+                refusal = Refusal.DENIED
+            elif not may_come(limits, source):
                 refusal = Refusal.DENIED
             elif not limits.exempt.holds(source):
                 refusal = self._admit_counted(self._keys.of(source), size)
+            elif isinstance(source, bytes) and len(self._free) < MOST_FREE:
+                self._free.add(peer[0])
             if refusal is not None:
                 self._refusals[refusal] += 1
             return refusal
@@ -116,6 +137,8 @@ class DatagramGuard(Guarded):
 
         To the peer of a Unix socket it always may: that one cannot be forged.
         """
+        if peer.__class__ is tuple and peer and peer[0].__class__ is str and peer[0] in self._free:
+            return True
         source = source_of(peer)
         with self._lock:
             limits = self._limits
@@ -150,6 +173,28 @@ class DatagramGuard(Guarded):
                 exchange.replied = True
             return True
 
+    def count_reply(self, peer: Peer, size: int, *, sent: bool = True) -> None:
+        """A copy of this guard in another process was asked :meth:`may_reply`, and ``sent`` is what it answered."""
+        source = source_of(peer)
+        with self._lock:
+            limits = self._limits
+            if not sent:
+                self._withheld += 1
+                return
+            if not isinstance(source, bytes) or limits.exempt.holds(source):
+                return
+            key = self._keys.of(source)
+            exchange = self._exchanges.entries.get(key)
+            if exchange is not None:
+                exchange.sent += size
+                exchange.replied = True
+            rate = limits.reply_rate_per_address
+            if rate is not None:
+                now = ticks(self._now())
+                # Several copies may have let more pass than one would have: then it is empty, and no emptier.
+                full_at = max(self._replies.entries.get(key, 0), now) + rate.step
+                self._replies.put_until(key, rate.clamp(full_at, now), now)
+
     @property
     def limits(self) -> Limits:
         """What holds; setting it holds from the next verdict on.  Other prefixes begin with nothing known."""
@@ -175,6 +220,7 @@ class DatagramGuard(Guarded):
                     rate.clamp_all(buckets.entries, now)
             if limits.amplification is None:
                 self._exchanges.entries.clear()
+            self._free = set()
             self._limits = limits
 
     @property

@@ -26,7 +26,9 @@ _OWNER = re.compile(r"(uid|gid):(0|[1-9][0-9]{0,9})")
 _MOST_OWNER = 2**32 - 2  # (uid_t) -1 means "no change" to the kernel (setreuid(2)); nobody has it
 
 _MAPPED = bytes(10) + b"\xff\xff"
-_WRITE = "write e.g. 192.0.2.7, 10.0.0.0/8, 2001:db8::/32, uid:1000 or gid:100"
+#: The entry for every client of a Unix socket.
+_UNIX = "unix"
+_WRITE = "write e.g. 192.0.2.7, 10.0.0.0/8, 2001:db8::/32, uid:1000, gid:100 or unix"
 
 
 def parse_ip(text: str) -> bytes | None:
@@ -67,26 +69,34 @@ class PeerList:
     clients of a dual-stack socket, and ``::/0`` holds none of them.  A Unix peer is told by its
     :class:`~jackfield.admission.Credentials`; one without is in no list.
 
-    :param entries: ``192.0.2.7``, ``10.0.0.0/8``, ``2001:db8::/32``, ``uid:1000``, ``gid:100``; they may overlap.
+    :param entries: ``192.0.2.7``, ``10.0.0.0/8``, ``2001:db8::/32``, ``uid:1000``, ``gid:100``, and ``unix`` for every
+        user; they may overlap.
     :raises ValueError: an entry is none of these, or names a host where it has a prefix; one line that says what to
         write.
     """
 
-    __slots__ = ("_bounds4", "_bounds6", "_gids", "_uids", "entries")
+    __slots__ = ("_also", "_bounds4", "_bounds6", "_gids", "_uids", "_unix", "entries", "path")
 
     def __init__(self, entries: Iterable[str] = ()) -> None:
         if isinstance(entries, str):
             raise ValueError(f"a list of peers is several texts, not one: write PeerList([{entries!r}])")
         #: As they were written.
         self.entries = tuple(entries)
+        #: The file that they are from, for :meth:`reread`; None for a list that is from none.
+        self.path: str | None = None
+        self._also: tuple[str, ...] = ()
         self._fill(self.entries)
 
-    def _fill(self, entries: Iterable[str], where: str = "") -> None:
+    def _fill(self, entries: Iterable[str], where: str = "", first: int = 1) -> None:
         ranges: dict[int, list[tuple[int, int]]] = {4: [], 16: []}
         owners: dict[str, set[int]] = {"uid": set(), "gid": set()}
-        for number, entry in enumerate(entries, 1):
+        self._unix = False
+        for number, entry in enumerate(entries, first):
             if where and not entry:
                 continue  # a blank line
+            if entry == _UNIX:
+                self._unix = True
+                continue
             owner = _parse_owner(entry)
             if owner is not None:
                 owners[owner[0]].add(owner[1])
@@ -102,26 +112,40 @@ class PeerList:
         self._gids = frozenset(owners["gid"])
 
     @classmethod
-    def from_file(cls, path: str | os.PathLike[str]) -> PeerList:
+    def from_file(cls, path: str | os.PathLike[str], also: Iterable[str] = ()) -> PeerList:
         """The list in a file: an entry a line, ``#`` begins a comment, blanks around and empty lines do not count.
 
+        :param also: entries beside those in the file.
         :raises ValueError: a line is none; it is told by file and line, and what to write.
         :raises OSError: the file cannot be read.
         """
+        peers = cls(also)
+        peers.path, peers._also = os.fspath(path), peers.entries
         with open(path, encoding="utf-8", errors="backslashreplace") as file:
             # split(), not splitlines(): a form feed or U+2028 ends no line for an editor that is asked for line 7.
             lines = [line.partition("#")[0].strip(" \t\r") for line in file.read().split("\n")]
-        peers = cls()
-        peers._fill(lines, os.fspath(path))
-        peers.entries = tuple(filter(None, lines))
+        peers._fill([*peers._also, *lines], peers.path, 1 - len(peers._also))
+        peers.entries = (*peers._also, *filter(None, lines))
         return peers
+
+    def reread(self) -> PeerList:
+        """Another list, as the file has it now; this very one where it is from none.
+
+        A file that is written while it is read may be read in part: write another beside it, and rename that over it.
+
+        :raises ValueError: as :meth:`from_file`.
+        :raises OSError: the file cannot be read.
+        """
+        return self if self.path is None else type(self).from_file(self.path, self._also)
 
     def holds(self, source: Source) -> bool:
         """Whether a peer is in the list whose source is known already."""
         if type(source) is bytes:
             # The bounds are where the list begins, ends, begins again: after an odd number of them one is inside.
             return bisect_right(self._bounds4 if len(source) == 4 else self._bounds6, source) & 1 == 1
-        return isinstance(source, Credentials) and (source.uid in self._uids or source.gid in self._gids)
+        return isinstance(source, Credentials) and (
+            self._unix or source.uid in self._uids or source.gid in self._gids
+        )
 
     def __contains__(self, peer: Peer) -> bool:
         return self.holds(source_of(peer))
@@ -133,7 +157,7 @@ class PeerList:
         return len(self.entries)
 
     def _content(self) -> tuple[Any, ...]:
-        return tuple(self._bounds4), tuple(self._bounds6), self._uids, self._gids
+        return tuple(self._bounds4), tuple(self._bounds6), self._uids, self._gids, self._unix
 
     def __eq__(self, other: object) -> bool:
         """Whether both hold the same peers, however they are written."""

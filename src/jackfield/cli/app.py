@@ -41,6 +41,7 @@ __all__ = ["build_parser", "main"]
 COMMANDS = {
     "serve": "serve a handler class, or the upper-case echo",
     "connect": "talk to a server: a client on a terminal, a byte pipe elsewhere",
+    "init": "write a file for what stands around a server, such as a packet filter",
 }
 """Each subcommand and its line in the help; it lives in the module of its name beside this one."""
 

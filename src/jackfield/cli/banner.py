@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from jackfield import __version__
 from jackfield.address import parse_address
 from jackfield.cli.text import escape, paint
 
-__all__ = ["Facts", "connect_text", "is_open_to_all"]
+__all__ = ["Facts", "connect_text", "is_open_to_all", "try_text"]
 
 INDENT = "  "
 WIDTH = 64
@@ -28,6 +28,7 @@ class Facts:
     :param locations: the real addresses, with real ports.
     :param limits: each as a short text.
     :param seconds: how long the start took.
+    :param encrypted: those of ``locations`` that speak TLS.
     """
 
     target: str
@@ -36,6 +37,7 @@ class Facts:
     limits: Sequence[str]
     seconds: float
     name: str | None = None
+    encrypted: Collection[str] = ()
 
     def banner(self, color: bool = False) -> str:
         """The lines for a person, the last of which begins with "Ready"."""
@@ -44,11 +46,13 @@ class Facts:
         lines = ["  ".join([*head, *([self.name] if self.name else [])])]
         label = "listening"
         for location in self.locations:
-            lines.append(f"{INDENT}{label:<9}  {paint(escape(location), 'cyan', color)}")
+            mark = "  TLS" if location in self.encrypted and not location.startswith("tls:") else ""
+            lines.append(f"{INDENT}{label:<9}  {paint(escape(location), 'cyan', color)}{mark}")
             label = ""
         limits = " · ".join(self.limits)
         lines.append(f"{INDENT}{'limits':<9}  {limits:<{WIDTH - 14}}  pid {os.getpid()}")
-        tries = f"   Try: jackfield connect {escape(connect_text(self.locations[0]))}" if self.locations else ""
+        tries = try_text(self.locations[0], self.locations[0] in self.encrypted) if self.locations else ""
+        tries = f"   Try: {escape(tries)}" if tries else ""
         ready = paint(f"Ready in {self.milliseconds} ms.", "green", color)
         lines.append(f"{ready} Ctrl-C to stop.{tries}")
         return "\n".join(lines)
@@ -62,6 +66,7 @@ class Facts:
             "mode": self.mode,
             "name": self.name,
             "listeners": list(self.locations),
+            "encrypted": [location for location in self.locations if location in self.encrypted],
             "limits": list(self.limits),
             "pid": os.getpid(),
             "python": platform.python_version(),
@@ -72,6 +77,15 @@ class Facts:
     def milliseconds(self) -> int:
         """How long the start took, rounded."""
         return round(self.seconds * 1000)
+
+
+def try_text(location: str, encrypted: bool) -> str:
+    """The command with which to try a listener; ``jackfield connect`` speaks no TLS."""
+    if not encrypted:
+        return f"jackfield connect {connect_text(location)}"
+    if location.startswith("unix"):
+        return ""
+    return f"openssl s_client -connect {connect_text(f'tcp{location[3:]}')}"
 
 
 def connect_text(location: str) -> str:

@@ -38,6 +38,7 @@ ANSWERS = {
     "-U": "write unix:PATH",
     "-b": "that is for serve; connect takes the address as it is",
     "--bind": "that is for serve; connect takes the address as it is",
+    "--proxy-protocol": "that is for serve; here use --send-proxy v1 or v2",
 }
 
 
@@ -93,6 +94,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
     network = parser.add_argument_group("network")
     network.add_argument("--source", metavar="ADDR", help="send from this HOST, :PORT or HOST:PORT; unixgram: a path")
+    network.add_argument(
+        "--send-proxy", choices=("v1", "v2"), metavar="v1|v2", help="begin with a PROXY header of that version"
+    )
+    network.add_argument(
+        "--proxy-source", metavar="ADDR", help="the client that it tells of, HOST or HOST:PORT (default: this one)"
+    )
     network.add_argument("--allow-broadcast", action="store_true", help="permit udp:// to a broadcast address")
 
 
@@ -103,7 +110,7 @@ def run(options: argparse.Namespace) -> int:
 
     from jackfield.address import parse_address
     from jackfield.cli.conversation import Conversation, open_tape
-    from jackfield.cli.dial import dial, parse_source
+    from jackfield.cli.dial import dial, parse_introduction, parse_source
     from jackfield.cli.pipe import hold_standard_descriptors
     from jackfield.cli.script import parse_step
 
@@ -113,6 +120,7 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError("--send-only and --recv-only leave nothing to do: choose one")
     address = parse_address(options.address)
     source = parse_source(options.source) if options.source is not None else None
+    proxy = parse_introduction(options.send_proxy, options.proxy_source)
     steps = [parse_step(flag, text) for flag, text in options.steps or ()]
 
     hold_standard_descriptors()
@@ -126,7 +134,7 @@ def run(options: argparse.Namespace) -> int:
             return stack.enter_context(open_tape(path, flag)) if path is not None else None
 
         output, record = tape(options.output, "-o"), tape(options.record, "--record")
-        line = stack.enter_context(dial(address, options.timeout, source, options.allow_broadcast))
+        line = stack.enter_context(dial(address, options.timeout, source, options.allow_broadcast, proxy))
         conversation = Conversation(line, options.crlf, output, record)
         if options.only_connect:
             return _report_open(conversation, options)

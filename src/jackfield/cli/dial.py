@@ -78,6 +78,28 @@ class Line:
             data = self._sock.recv(STREAM_CHUNK)
         return data if data or not self.ends else None
 
+    def introduce(self, proxy: Introduction) -> None:
+        """Send the PROXY header, before anything else is sent.
+
+        :raises UsageError: there is none for this line.
+        """
+        if self._sock.type != _socket_std.SOCK_STREAM:
+            raise UsageError(f"--send-proxy begins a stream, and {self.peer} is none: leave it out")
+        from jackfield.proxyheader import (
+            encode,
+            own_header,  # seldom wanted
+        )
+
+        shown: Any = None
+        if proxy.source is not None:
+            shown = proxy.source.path if proxy.source.is_unix else (proxy.source.host, proxy.source.port)
+        try:
+            with self._translated():
+                header = own_header(self._sock, proxy.version, shown)
+        except ValueError as error:
+            raise UsageError(f"--send-proxy: {error}") from None
+        self.send(encode(header))
+
     def finish(self) -> None:
         """Say that nothing more will be sent, where the kind of socket can say so."""
         if self.ends:
@@ -118,23 +140,51 @@ class _UnixDatagramLine(Line):
                 os.unlink(self._own_file)
 
 
-def dial(address: Address, timeout: float = 10.0, source: Address | None = None, broadcast: bool = False) -> Line:
+class Introduction(NamedTuple):
+    """The PROXY header to begin with: its version, and the client that is told of where that is not this one."""
+
+    version: int
+    source: Address | None = None
+
+
+def dial(
+    address: Address,
+    timeout: float = 10.0,
+    source: Address | None = None,
+    broadcast: bool = False,
+    proxy: Introduction | None = None,
+) -> Line:
     """Open the way to `address`.
 
     :param timeout: seconds that each attempt to connect may take.
     :param source: what to send from: a host, a port or both; for ``unixgram`` a path.
     :param broadcast: permit UDP to a broadcast address; replies are then taken from whoever answers.
+    :param proxy: the PROXY header that is sent first.
     :raises NetworkError: nobody is there.
-    :raises UsageError: nobody can be there, as the address is written.
+    :raises UsageError: nobody can be there, as the address is written, or it is no stream to begin with a header.
     """
+    if address.is_tls:
+        host = str(address).partition("//")[2].partition("?")[0]
+        raise UsageError(f"connect speaks no TLS yet: write openssl s_client -quiet -connect {host}")
     try:
-        if address.scheme == "fd":
-            return _inherit(address)
-        if address.is_unix:
-            return _dial_unix(address, timeout, source)
-        return _dial_internet(address, timeout, source, broadcast)
+        line = _dial(address, timeout, source, broadcast)
     except OSError as error:
         raise NetworkError(explain(error, address, timeout)) from error
+    if proxy is not None:
+        try:
+            line.introduce(proxy)
+        except BaseException:
+            line.close()
+            raise
+    return line
+
+
+def _dial(address: Address, timeout: float, source: Address | None, broadcast: bool) -> Line:
+    if address.scheme == "fd":
+        return _inherit(address)
+    if address.is_unix:
+        return _dial_unix(address, timeout, source)
+    return _dial_internet(address, timeout, source, broadcast)
 
 
 def _inherit(address: Address) -> Line:
@@ -282,6 +332,19 @@ def parse_source(text: str) -> Address:
         with contextlib.suppress(AddressError):
             return parse_address(f"[{text}]:0")
         raise
+
+
+def parse_introduction(version: str | None, source: str | None) -> Introduction | None:
+    """What ``--send-proxy`` and ``--proxy-source`` mean together.
+
+    :raises AddressError: the source is no address.
+    :raises UsageError: there is a source for no header.
+    """
+    if version is None:
+        if source is not None:
+            raise UsageError("--proxy-source goes with --send-proxy v1 or v2")
+        return None
+    return Introduction(int(version[1:]), None if source is None else parse_source(source))
 
 
 def explain(error: OSError, address: Address, timeout: float = 0.0) -> str:

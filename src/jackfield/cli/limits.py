@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
+import re
+
 from jackfield.cli.arguments import UsageError, count, duration, typed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import argparse
+    from collections.abc import Iterable
     from typing import Any
 
     from jackfield.limits import Limits
     from jackfield.serving import ProxyRule
     from jackfield.tls import TLS
 
-__all__ = ["configure", "limits_of", "proxy_of", "tls_of"]
+__all__ = ["configure", "encrypted_of", "limits_of", "proxy_of", "tls_of"]
 
 _OFF = "0"
 
@@ -27,6 +30,19 @@ def _rate(text: str) -> Any:
     from jackfield.admission import Rate
 
     return None if text == _OFF else typed(Rate.parse, text)
+
+
+def _size(text: str) -> int:
+    from jackfield.config import parse_size
+
+    size: int = typed(parse_size, text)
+    return size
+
+
+def _times(text: str) -> float:
+    if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of times: write e.g. 3 or 1.5, or 0 (off)")
+    return float(text)
 
 
 def _peers(text: str) -> list[str]:
@@ -49,6 +65,13 @@ _LIMITS: tuple[tuple[str, str, Any, str, str], ...] = (
      "for one line or block, plus its bytes / 500 s (default 30s; 0: off)"),
     ("--max-lifetime", "TIME", _patience, "connection_lifetime", "of any connection (default off)"),
     ("--handshake-timeout", "TIME", _patience, "handshake_timeout", "for PROXY header and TLS (default 5s; 0: off)"),
+    ("--max-datagram", "SIZE", _size, "max_datagram", "longer datagrams are dropped, e.g. 1400, 8k (default 65535)"),
+    ("--datagram-rate", "N/s[,BURST]", _rate, "datagram_rate", "datagrams that come (default off)"),
+    ("--datagram-rate-per-ip", "N/s[,BURST]", _rate, "datagram_rate_per_address", "the same for each address"),
+    ("--amplification", "N", _times, "amplification",
+     "bytes sent to an address for each that came, until it has answered twice (default 3; 0: off)"),
+    ("--reply-rate-per-ip", "N/s[,BURST]", _rate, "reply_rate_per_address",
+     "datagrams sent to one address (default 100/s; 0: off)"),
 )  # fmt: skip
 
 
@@ -65,10 +88,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
         group.add_argument(
             f"--{name}", metavar="CIDR,…", type=_peers, action="extend", help=f"{who}: addresses, networks, uid:N"
         )
-        group.add_argument(f"--{name}-file", metavar="FILE", help="the same from a file, an entry a line")
+        group.add_argument(
+            f"--{name}-file", metavar="FILE", help="the same from a file, an entry a line; read again at SIGHUP"
+        )
 
     tls = parser.add_argument_group("TLS")
-    tls.add_argument("--tls-cert", metavar="FILE", help="certificate and those above it, PEM; every stream speaks TLS")
+    tls.add_argument(
+        "--tls-cert", metavar="FILE",
+        help="certificate and those above it, PEM; every stream speaks TLS, or with -b tls:// those that say so",
+    )  # fmt: skip
     tls.add_argument("--tls-key", metavar="FILE", help="its key, if that is not in the same file")
     tls.add_argument("--tls-password-file", metavar="FILE", help="the key's password, in the first line")
     tls.add_argument("--tls-client-ca", metavar="FILE", help="who may sign the clients' certificates")
@@ -80,12 +108,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
     proxy = parser.add_argument_group("PROXY protocol")
     proxy.add_argument(
-        "--proxy-protocol", nargs="?", const="auto", default="off", choices=("off", "auto", "v1", "v2"),
-        metavar="off|auto|v1|v2", help="every connection begins with the header of a proxy (default off)",
+        "--proxy-protocol", nargs="?", const="auto", default="off", choices=("off", "auto", "v1", "v2", "optional"),
+        metavar="off|auto|v1|v2|optional",
+        help="connections begin with the header of a proxy (default off); optional: those that do not are served, too",
     )  # fmt: skip
     proxy.add_argument(
         "--proxy-allow-from", metavar="CIDR,…", type=_peers, action="extend",
-        help="the proxies that may connect (default 127.0.0.0/8,::1)",
+        help="the proxies that may connect (default 127.0.0.0/8,::1,unix)",
     )  # fmt: skip
 
 
@@ -119,14 +148,28 @@ def _entries(name: str, listed: list[str] | None, file: str | None) -> Any:
     if listed is None and file is None:
         return None
     try:
-        entries = list(listed or [])
-        if file is not None:
-            entries += PeerList.from_file(file)
-        return PeerList(entries)
+        return PeerList(listed or []) if file is None else PeerList.from_file(file, also=listed or [])
     except ValueError as error:
         raise UsageError(f"--{name}: {error}") from None
     except OSError as error:
         raise UsageError(f"--{name}-file: cannot read {file}: {error.strerror}") from None
+
+
+def wants_tls(options: argparse.Namespace) -> bool:
+    """Whether the flags switch TLS on."""
+    return options.tls_cert is not None or options.tls_self_signed
+
+
+def encrypted_of(options: argparse.Namespace, locations: Iterable[str]) -> set[str]:
+    """Those of the real addresses of the listeners that speak TLS: such of the scheme tls, or where there are none, and
+    the flags say so, every stream."""
+    from jackfield.address import parse_address
+
+    addresses = {location: parse_address(location) for location in locations}
+    found = {location for location, address in addresses.items() if address.is_tls}
+    if not found and wants_tls(options):
+        found = {location for location, address in addresses.items() if not address.is_datagram}
+    return found
 
 
 def tls_of(options: argparse.Namespace) -> TLS | None:
@@ -136,7 +179,7 @@ def tls_of(options: argparse.Namespace) -> TLS | None:
         for flag in ("key", "password_file", "client_ca", "client_auth", "min", "alpn")
         if getattr(options, f"tls_{flag}") is not None
     ]
-    if options.tls_cert is None and not options.tls_self_signed:
+    if not wants_tls(options):
         if given:
             raise UsageError(f"--tls-{given[0].replace('_', '-')} goes with --tls-cert FILE, or --tls-self-signed")
         return None
@@ -166,8 +209,8 @@ def proxy_of(options: argparse.Namespace) -> ProxyRule | None:
     from jackfield.admission import PeerList
     from jackfield.serving import ProxyRule
 
-    versions = {"auto": {1, 2}, "v1": {1}, "v2": {2}}[options.proxy_protocol]
-    more = {}
+    versions = {"v1": {1}, "v2": {2}}.get(options.proxy_protocol, {1, 2})
+    more: dict[str, Any] = {"required": options.proxy_protocol != "optional"}
     if options.proxy_allow_from:
         try:
             more["allow_from"] = PeerList(options.proxy_allow_from)

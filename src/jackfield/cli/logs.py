@@ -69,6 +69,8 @@ def _trace(formatter: logging.Formatter, record: logging.LogRecord) -> list[str]
     parts = []
     if record.exc_info:
         parts.append(formatter.formatException(record.exc_info))
+    elif record.exc_text:  # made for the log before (jackfield.journal)
+        parts.append(record.exc_text)
     if record.stack_info:
         parts.append(formatter.formatStack(record.stack_info))
     return parts

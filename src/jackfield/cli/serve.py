@@ -32,6 +32,7 @@ EXAMPLES = """\
 examples:
   jackfield serve                                    the upper-case echo, on green threads
   jackfield serve -k thread -b :9999 -b udp://:9999  the same on threads, TCP and UDP, every interface
+  jackfield serve -b 'tls://:8443?cert=a.pem'        the same with TLS, key and certificate in a.pem
   jackfield serve chat:Handler -b unix:chat.sock     class Handler of ./chat.py
 """
 
@@ -65,8 +66,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="ADDR",
         action="append",
         type=address,
-        help="9999 (this machine), :9999 (every interface), tcp:// udp:// (4, 6) unix: unixgram: unixpacket: fd://N;"
-        f" may be repeated (default {DEFAULT_ADDRESS})",
+        help="9999 (this machine), :9999 (every interface), tcp:// tls:// udp:// (4, 6) unix: unixgram: unixpacket: fd://N;"
+        f" options follow as ?name=value; may be repeated (default {DEFAULT_ADDRESS})",
     )
     where.add_argument(
         "--backlog", metavar="N", type=count(1), help="connections that may wait to be accepted (default 65535)"
@@ -239,6 +240,7 @@ def _announce(options: argparse.Namespace, server: Server) -> None:
     unit = {"serial": "connection", "thread": "thread", "process": "process"}.get(info.mode, "connection")
     most = 1 if info.mode == "serial" else info.limit
     bounds = [f"{count_of(most, unit)} at once", f"graceful {options.graceful_timeout:g}s"]
+    encrypted = limits.encrypted_of(options, locations)
     facts = Facts(
         options.target or "upper-case echo",
         info.mode,
@@ -246,12 +248,14 @@ def _announce(options: argparse.Namespace, server: Server) -> None:
         bounds,
         time.perf_counter() - options.started,
         options.name,
+        encrypted,
     )
     for location in filter(is_open_to_all, locations):
+        plain = "" if location in encrypted else ", and nothing is encrypted"
         log.warning(
-            "%s is open to every machine that can reach this one, and nothing is encrypted; "
-            "--bind 127.0.0.1:PORT keeps it here",
+            "%s is open to every machine that can reach this one%s; --bind 127.0.0.1:PORT keeps it here",
             location,
+            plain,
         )
     if options.log_format == "json" or options.log_file:
         log.info("ready", extra={"fields": facts.fields()})

@@ -1,9 +1,10 @@
-"""How ``serve`` is told to stop: a signal handler only notes the number, and the main thread acts on it.
+"""How ``serve`` is told to stop, or to reload: a signal handler only notes the number, and the main thread acts on it.
 
 ========  ==================================================================================
 INT       orderly the first time; at once the second time, and then the exit code is 130
 TERM      orderly the first time, at once the second time
 QUIT      at once
+HUP       reads again what is in files; as TERM, once, where the terminal has gone away
 ========  ==================================================================================
 """
 
@@ -39,7 +40,7 @@ ECHO = 0.1
 """Seconds within which the same signal again is the same wish told twice: a Ctrl-C reaches the whole process group, and
 a wrapper such as timeout(1) passes on what it got as well.  Nobody presses twice as fast."""
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP)
 
 
 class AskedToStop(KeyboardInterrupt):
@@ -95,12 +96,21 @@ class StopSignals:
 
         :raises StuckError: it does not stop: a handler holds on to its thread, or to the loop.
         """
+        from jackfield.signals import Reloads, Terminal  # late: it comes with the server, and takes as long to import
+
         self.hold()
+        reloads, terminal = Reloads(server.reload), Terminal(self._old[signal.SIGHUP])
         watcher = threading.Thread(target=self._tell_when_stopped, args=(server,), daemon=True, name="stopped")
         watcher.start()
         code, asked, asked_at, give_up_at = exits.OK, 0, 0.0, math.inf
         while (signalled := self._next(give_up_at, code)) is not None:
             number, at = signalled
+            if number == signal.SIGHUP:
+                if asked or not terminal.gone:
+                    # One process serves here; where workers do, it is they who are to be replaced, one by one.
+                    reloads.ask()
+                    continue
+                number = signal.SIGTERM
             if number == asked and at - asked_at < ECHO:
                 continue
             if asked or number == signal.SIGQUIT:
@@ -115,6 +125,7 @@ class StopSignals:
                 server.stop()
                 _tell_who_may_finish(server.info().connections, graceful_timeout)
         watcher.join()
+        reloads.close()
         info = server.info()
         served = f"{count_of(info.accepted, 'connection')} and {count_of(info.datagrams, 'datagram')}"
         _log.info("stopped: served %s in %.0f s", served, info.uptime)
@@ -144,7 +155,7 @@ class StopSignals:
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         if os.getpid() != self._process:
             self._in_child(number)
-        elif self._held:
+        elif self._held or number == signal.SIGHUP:
             self._asked.append((number, time.monotonic()))
         else:
             raise AskedToStop
@@ -152,9 +163,10 @@ class StopSignals:
     def _in_child(self, number: int) -> None:
         """A process that was forked to serve one connection has inherited the handler, but not the main thread's loop.
 
-        A terminal's Ctrl-C reaches every process of the group: the parent decides what becomes of the children.
+        A terminal's Ctrl-C, and its going away, reach every process of the group: the parent decides what becomes of
+        the children. What is in files is the parent's to read again, too, for those who come from then on.
         """
-        if number != signal.SIGINT:
+        if number not in (signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 

@@ -11,13 +11,15 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from jackfield.clock import MONOTONIC, Clock
+from jackfield.door.spare import Shedding
 
-__all__ = ["BUDGET", "AcceptPolicy", "Action", "Outcome", "accept_batch"]
+__all__ = ["BUDGET", "AcceptPolicy", "Action", "Outcome", "Pauses", "accept_batch"]
 
 T = TypeVar("T")
+K = TypeVar("K")
 
 _log = logging.getLogger("jackfield.door")
 
@@ -89,6 +91,7 @@ class _Episode:
     began: float
     last: float
     count: int
+    shed: int = 0
 
 
 class AcceptPolicy:
@@ -110,6 +113,8 @@ class AcceptPolicy:
         """Connections that failed on their own before anybody had them."""
         self.failures = 0
         """Times that accepting failed for want of something, or for no known reason."""
+        self.shed = 0
+        """Clients turned away by the spare descriptor."""
         self._clock = clock
         self._faults_in_a_row = 0
         self._episodes: dict[int, _Episode] = {}  # one for each errno, so at most as many as there are
@@ -160,7 +165,19 @@ class AcceptPolicy:
 
     def _farewell(self, it: _Episode) -> str:
         times = "once" if it.count == 1 else f"{it.count} times in {it.last - it.began:.1f} s"
-        return f"{self.name}: {it.name} on accept is over, it failed {times}"
+        turned_away = f"; clients turned away: {it.shed}" if it.shed else ""
+        return f"{self.name}: {it.name} on accept is over, it failed {times}{turned_away}"
+
+    def note_shed(self, error: OSError) -> str | None:
+        """A client was turned away because of ``error``, which has begun an episode; the text to log where it is the
+        episode's first."""
+        self.shed += 1
+        episode = self._episodes[error.errno or 0]
+        episode.shed += 1
+        if episode.shed > 1:
+            return None
+        remedy = _REMEDIES.get(error.errno or 0, "this is not expected of accept")
+        return f"{self.name}: {episode.name} lasts; clients are turned away until there are descriptors: {remedy}"
 
     def note_fault(self) -> bool:
         """Counts a connection that failed on its own; False where it no longer looks like that.
@@ -185,12 +202,14 @@ class Outcome:
     :param action: what to do next.
     :param pause: seconds until then; 0 unless the action is ``PAUSE`` or ``UNKNOWN``.
     :param error: what ended the batch, where an error other than "nothing waiting" did.
+    :param shed: connections that were turned away for want of descriptors.
     """
 
     accepted: int
     action: Action
     pause: float = 0.0
     error: OSError | None = None
+    shed: int = 0
 
 
 def accept_batch(
@@ -199,15 +218,23 @@ def accept_batch(
     policy: AcceptPolicy,
     budget: int = BUDGET,
     report: Callable[[str], object] = _log.warning,
+    shedding: Shedding[T] | None = None,
 ) -> Outcome:
-    """Accepts until nothing is waiting, something is wrong, or ``budget`` calls have been made.
+    """Accepts until nothing is waiting, something is wrong, or ``budget`` connections have been looked at.
 
     :param accept: gives the next connection or raises ``OSError``; must not wait.
     :param take: gets each connection and owns it from then on; what it raises ends the batch and is raised here.
     :param policy: the listener's.
-    :param report: gets the lines for the log, one at the beginning and one at the end of each episode of trouble.
+    :param report: gets the lines for the log, at the beginning and at the end of each episode of trouble.
+    :param shedding: the listener's, for turning clients away when descriptors stay short; None leaves them waiting.
+        A batch that does it ends with a pause even where it was cut short by its budget, so that those who come again
+        at once, having been turned away, cost no more than ``budget`` connections in each pause.
     """
-    accepted = 0
+    accepted, shed_before = 0, policy.shed
+    short: OSError | None = None
+    if shedding is not None:
+        # Before any client: without it nobody could be told in the next want.
+        shedding.spare.take()
     for _ in range(budget):
         try:
             connection = accept()
@@ -220,17 +247,110 @@ def accept_batch(
                 action = Action.UNKNOWN
             elif action is Action.DRAINED:
                 policy.note_well()
-                return Outcome(accepted, action)
+                if shedding is not None:
+                    shedding.note_well()
+                return Outcome(accepted, action, shed=policy.shed - shed_before)
             elif action is Action.CLOSED:
-                return Outcome(accepted, action, error=error)
+                return Outcome(accepted, action, error=error, shed=policy.shed - shed_before)
             text = policy.begin(error)
             if text is not None:
                 report(text)
-            return Outcome(accepted, action, policy.pause, error)
+            if shedding is not None and shedding.is_due(error):
+                short = error
+                after = _turn_one_away(accept, policy, shedding, error, report)
+                if after is Action.RETRY:
+                    continue
+                if after is Action.CLOSED:
+                    return Outcome(accepted, after, error=error, shed=policy.shed - shed_before)
+            return Outcome(accepted, action, policy.pause, error, policy.shed - shed_before)
         accepted += 1
+        if shedding is not None:
+            shedding.note_well()
         if not policy.calm:
             policy.note_well()
             for text in policy.end():
                 report(text)
         take(connection)
+    if short is not None:
+        return Outcome(accepted, Action.PAUSE, policy.pause, short, policy.shed - shed_before)
     return Outcome(accepted, Action.RETRY)
+
+
+def _turn_one_away(
+    accept: Callable[[], T],
+    policy: AcceptPolicy,
+    shedding: Shedding[T],
+    short: OSError,
+    report: Callable[[str], object],
+) -> Action:
+    """By the spare's descriptor: RETRY if that was one waiting client less, else what accept's error says.
+
+    Linux gives out the number before it looks into the queue (accept4 in net/socket.c): at the limit accept fails with
+    EMFILE even when nobody waits, and only here it is seen whether somebody does.
+    """
+    with shedding.spare.lent():
+        try:
+            connection = accept()
+        except OSError as error:
+            action = policy.verdict(error)
+            if action is Action.RETRY and not policy.note_fault():
+                action = Action.UNKNOWN
+            if action in (Action.PAUSE, Action.UNKNOWN):
+                shedding.note_futile()
+            return action
+        policy.note_well()
+        text = policy.note_shed(short)
+        if text is not None:
+            report(text)
+        shedding.refuse(connection)
+        return Action.RETRY
+
+
+class Pauses(Generic[K]):
+    """Which listeners are to be left alone, and until when; a want of descriptors or memory is over sooner, when
+    something is given back. All but :meth:`freed` is for the threads that accept.
+
+    :param clock: what pauses are measured by.
+    """
+
+    def __init__(self, clock: Clock = MONOTONIC) -> None:
+        self._clock = clock
+        self._short: dict[K, float] = {}
+        self._others: dict[K, float] = {}
+        self._has_freed = False
+
+    def begin(self) -> None:
+        """A batch begins: what is given back from now on may come too late for it."""
+        self._has_freed = False
+
+    def note(self, listener: K, outcome: Outcome) -> None:
+        """The batch has ended."""
+        if outcome.action is Action.PAUSE:
+            self._short[listener] = self._clock.now() + outcome.pause
+            if self._has_freed:
+                self._has_freed = False
+                # Its connection ended after accept had failed, and before it was known here that somebody waits for
+                # that. Whoever frees does these two steps in the other order, so one of both sees the other.
+                self._short.clear()
+        elif outcome.pause:
+            self._others[listener] = self._clock.now() + outcome.pause
+
+    def left(self, listener: K) -> float:
+        """Seconds that ``listener`` is still to be left alone; 0.0 if it is not."""
+        for pauses in (self._short, self._others):
+            until = pauses.get(listener)
+            if until is not None:
+                left = until - self._clock.now()
+                if left > 0:
+                    return left
+                pauses.pop(listener, None)
+        return 0.0
+
+    def freed(self) -> bool:
+        """A connection's descriptor was given back; True if that ended a pause, so that the loop is to be woken. From
+        any thread, and at no cost worth naming."""
+        self._has_freed = True
+        if not self._short:
+            return False
+        self._short.clear()
+        return True

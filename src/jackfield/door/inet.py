@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jackfield.address import Address, describe_sockaddr
+from jackfield.door.options import set_asked_options
 from jackfield.door.reasons import explain_inet, explain_lookup
 from jackfield.errors import StartError
 
@@ -27,7 +28,7 @@ RECEIVE_BUFFER = 1 << 20
 _PORT_TRIES = 16
 
 _NO_IPV6 = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT, errno.ENOPROTOOPT})
-_SOCKET_TYPE = {"tcp": _socket_std.SOCK_STREAM, "udp": _socket_std.SOCK_DGRAM}
+_SOCKET_TYPE = {"tcp": _socket_std.SOCK_STREAM, "tls": _socket_std.SOCK_STREAM, "udp": _socket_std.SOCK_DGRAM}
 _FAMILY = {"": _socket_std.AF_UNSPEC, "4": _socket_std.AF_INET, "6": _socket_std.AF_INET6}
 # What getaddrinfo cannot be asked for, as it has no name for "both families on one socket".
 _EVERYWHERE = frozenset({"", "::"})
@@ -66,7 +67,7 @@ def open_inet(
     socket_class: type[_socket_std.socket],
     resolve: Resolver = _socket_std.getaddrinfo,
 ) -> list[_socket_std.socket]:
-    """Bound sockets for a ``tcp`` or ``udp`` address, all on one port; streams listen.
+    """Bound sockets for a ``tcp``, ``tls`` or ``udp`` address, all on one port; streams listen.
 
     :param resolve: looks up host names, as ``socket.getaddrinfo`` does.
     :raises StartError: one of them could not be had; none is left open.
@@ -165,6 +166,7 @@ def _open_one(wish: _Wish, place: _Place, port: int) -> _socket_std.socket:
             sock.setsockopt(_socket_std.IPPROTO_IPV6, _socket_std.IPV6_V6ONLY, place.v6_only)
         if wish.reuse_port:
             _set_reuse_port(sock, wish.address)
+        set_asked_options(sock, wish.address)
         if wish.kind == _socket_std.SOCK_STREAM:
             _claim_tcp_port(sock)
             sock.bind(place.at_port(port))
@@ -172,7 +174,8 @@ def _open_one(wish: _Wish, place: _Place, port: int) -> _socket_std.socket:
             # while neither listens.
             sock.listen(wish.backlog)
         else:
-            _enlarge_receive_buffer(sock)
+            if "rcvbuf" not in dict(wish.address.options):
+                _enlarge_receive_buffer(sock)
             sock.bind(place.at_port(port))
     except BaseException:
         sock.close()

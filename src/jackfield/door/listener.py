@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import socket as _socket_std
+import struct
 from dataclasses import dataclass, field
 from typing import Any
 
 from jackfield.address import Address, describe_sockaddr, parse_address
 from jackfield.door.adoption import adopt_descriptor, adopt_socket
 from jackfield.door.inet import open_inet
+from jackfield.door.options import backlog_of, reuses_port
 from jackfield.door.packetinfo import enable_packet_info, is_wildcard
 from jackfield.door.unixpath import SocketFile, open_unix
 from jackfield.errors import AddressError
 
-__all__ = ["Listener", "Target", "open_listeners", "readable_peer"]
+__all__ = ["Listener", "Target", "open_listeners", "peer_of", "readable_peer"]
 
 Target = Address | _socket_std.socket | tuple[str, int] | tuple[str, int, int, int] | str | int
 """What a server can be told to listen on."""
@@ -22,6 +24,9 @@ Target = Address | _socket_std.socket | tuple[str, int] | tuple[str, int, int, i
 # leaves the choice to the administrator.  A full queue costs little memory; a short one loses clients in a burst.
 BACKLOG = 65535
 
+_SO_PEERCRED: int = getattr(_socket_std, "SO_PEERCRED", -1)  # Linux's; -1 is no option anywhere
+_UCRED = struct.Struct("=iII")  # pid_t, uid_t, gid_t (unix(7), SO_PEERCRED)
+
 
 @dataclass(eq=False)
 class Listener:
@@ -29,7 +34,8 @@ class Listener:
 
     :param socket: the bound socket; the listener's own, so it is closed by :meth:`close`.
     :param address: what was asked for.
-    :param location: the real address as text, with the real port; it stays readable after ``close``.
+    :param location: the real address as text, with the real port and without options; ``tls://…`` where that was asked
+        for.  It stays readable after ``close``.
     :param is_datagram: True where there is nothing to accept, only datagrams to read.
     """
 
@@ -74,6 +80,8 @@ def open_listeners(
     and the other way round.  Both name one socket of the kernel's, so the queue of connections and the non-blocking
     mode are shared (open(2), "open file description"): the caller must not accept from it meanwhile.
 
+    The options of an address go before the arguments, and those of its socket are set before it is bound.
+
     Looking up a host name blocks.
 
     :param target: an :class:`Address`, a text or port number for :func:`parse_address`, a ``(host, port)`` tuple as
@@ -92,6 +100,7 @@ def open_listeners(
     address = _as_address(target)
     if address.scheme == "fd":
         return [_listener(adopt_descriptor(address.fd, backlog=backlog, socket_class=made_of), address)]
+    backlog, reuse_port = backlog_of(address, backlog), reuses_port(address, reuse_port)
     if address.is_unix:
         sock, file = open_unix(address, backlog=backlog, socket_class=made_of)
         return [_listener(sock, address, file if unlink_on_close else None)]
@@ -115,6 +124,8 @@ def _listener(sock: _socket_std.socket, address: Address | None, file: SocketFil
         # A Unix socket knows itself by the name that it was bound to, which may have been a temporary one.
         path = address.path if address is not None and not address.path.startswith("@") else ""
         location = describe_sockaddr(sock.family, sock.type, path or sockaddr)
+        if address is not None and address.is_tls:
+            location = f"tls{location[3:]}"
         return Listener(sock, address or parse_address(location), location, is_datagram, file)
     except BaseException:
         if file is not None:
@@ -150,3 +161,21 @@ def readable_peer(address: Any) -> Any:
     if isinstance(address, tuple) and len(address) == 4 and address[0].startswith("::ffff:"):
         return address[0][7:], address[1]
     return address
+
+
+def peer_of(sock: _socket_std.socket, address: Any) -> Any:
+    """Who is at the other end of the accepted ``sock``, where accept(2) said ``address``.
+
+    :func:`readable_peer` of a network's client.  A Unix client has no address, or one that it chose itself; it is told
+    by its :class:`~jackfield.admission.Credentials`, which the kernel took down when it connected.  Where the system
+    does not tell them, it is ``address``.
+    """
+    if isinstance(address, tuple) or sock.family != _socket_std.AF_UNIX:
+        return readable_peer(address)
+    from jackfield.admission.addresses import Credentials  # here: the drop-in face has no use for it
+
+    try:
+        # A user that this process's namespace does not know is 65534, and a process 0 (user_namespaces(7)).
+        return Credentials(*_UCRED.unpack(sock.getsockopt(_socket_std.SOL_SOCKET, _SO_PEERCRED, _UCRED.size)))
+    except OSError:
+        return address

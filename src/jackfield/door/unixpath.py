@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from jackfield.address import Address
+from jackfield.door.options import set_asked_options
 from jackfield.door.reasons import explain_unix
 from jackfield.errors import StartError
 
@@ -29,6 +30,23 @@ _LONGEST = 107 if sys.platform == "linux" else 103
 _TRIES = 8
 _LOCK_WAIT = 1.0  # seconds
 _MODE = re.compile(r"[0-7]{3,4}")
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,9}")
+_FILE_OPTIONS = ("mode", "owner", "group")
+_MOST_NUMBER = 2**32 - 2  # -1 means "no change" to the kernel (chown(2))
+
+
+@dataclass(frozen=True, slots=True)
+class _Access:
+    """Who may connect: the permissions of the file, and its user and group by number, -1 as the system makes them."""
+
+    mode: int
+    owner: int
+    group: int
+
+    @property
+    def first_mode(self) -> int:
+        """What the file is made with: nobody's, as long as it is not yet of the user and group that it is to be of."""
+        return self.mode if self.owner == self.group == -1 else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +90,14 @@ def open_unix(
 ) -> tuple[_socket_std.socket, SocketFile | None]:
     """A bound socket, listening unless it is for datagrams, and the file that it made (none in the abstract namespace).
 
-    :raises StartError: a live server or something that is no stale socket has the path, or the system refuses.  What
-        is there stays untouched, and nothing is left behind.
+    :raises StartError: a live server or something that is no stale socket has the path, there is no such user or group,
+        or the system refuses.  What is there stays untouched, and nothing is left behind.
     """
     kind = _type_of(address)
-    path, mode = address.path, _mode_of(address)
+    path = address.path
     if path.startswith("@"):
         return _open_abstract(address, kind, backlog, socket_class), None
+    access = _access_of(address)
     if not path or "\0" in path:
         raise StartError(f"cannot listen on {address}: that is no path; write e.g. unix:/run/x.sock")
     if len(os.fsencode(path)) > _LONGEST:
@@ -92,13 +111,16 @@ def open_unix(
                 stale = _look_at(address)
                 sock = socket_class(_socket_std.AF_UNIX, kind)
                 try:
-                    file = _bind_and_place(sock, path, mode, backlog, stale)
+                    set_asked_options(sock, address)
+                    file = _bind_and_place(sock, path, access, backlog, stale)
                 except BaseException:
                     sock.close()
                     raise
                 if file is not None:
                     return sock, file
                 sock.close()  # the path changed hands meanwhile: look again
+    except _NotGivenError as error:
+        raise StartError(f"cannot listen on {address}: {error}") from error.__cause__
     except OSError as error:
         raise explain_unix(error, address) from error
     raise StartError(f"cannot listen on {address}: other programs keep making and removing it; choose another path")
@@ -223,19 +245,21 @@ def _alone_in(directory: str) -> Iterator[None]:
 # --- binding ----------------------------------------------------------------------------------------------------------
 
 
-def _bind_and_place(sock: _socket_std.socket, path: str, mode: int, backlog: int, stale: bool) -> SocketFile | None:
+def _bind_and_place(
+    sock: _socket_std.socket, path: str, access: _Access, backlog: int, stale: bool
+) -> SocketFile | None:
     """None where the path is no longer what it was seen to be (``stale`` or free), and nothing has been changed."""
     # Linux makes the file with the permissions of the socket's own inode, cut by the umask; so it is narrow from its
     # first moment.  Other systems refuse this, and have the temporary name for it.
     with contextlib.suppress(OSError):
-        os.fchmod(sock.fileno(), mode)
+        os.fchmod(sock.fileno(), access.first_mode)
     aside = _name_aside(path) if sock.type != _socket_std.SOCK_DGRAM else None
     if aside is None:
-        return _bind_in_place(sock, path, mode, backlog, stale)
+        return _bind_in_place(sock, path, access, backlog, stale)
     sock.bind(aside)
     file = None
     try:
-        _set_mode(aside, mode)
+        _set_mode(aside, access.mode, access.owner, access.group)
         sock.listen(backlog)
         file = SocketFile.at(aside, path)
         return file if _put(aside, path, stale) else None
@@ -266,7 +290,9 @@ def _put(aside: str, path: str, stale: bool) -> bool:
     return True
 
 
-def _bind_in_place(sock: _socket_std.socket, path: str, mode: int, backlog: int, stale: bool) -> SocketFile | None:
+def _bind_in_place(
+    sock: _socket_std.socket, path: str, access: _Access, backlog: int, stale: bool
+) -> SocketFile | None:
     """For datagrams, as the name that a socket was bound to goes out as the sender's address of each reply (unix(7)):
     under a temporary one, clients could not tell who answers.  A bound datagram socket is ready, so nothing is lost.
     """
@@ -282,7 +308,7 @@ def _bind_in_place(sock: _socket_std.socket, path: str, mode: int, backlog: int,
         raise
     file = SocketFile.at(path, path)
     try:
-        _set_mode(path, mode)
+        _set_mode(path, access.mode, access.owner, access.group)
         if sock.type != _socket_std.SOCK_DGRAM:
             sock.listen(backlog)
     except BaseException:
@@ -303,28 +329,63 @@ def _name_aside(path: str) -> str | None:
     return None
 
 
-def _set_mode(path: str, mode: int) -> None:
-    """Gives back what the umask, which belongs to the whole process, took from the permissions."""
+class _NotGivenError(Exception):
+    """The system does not give the file to whom the options name; the text says what to do."""
+
+
+def _set_mode(path: str, mode: int, owner: int = -1, group: int = -1) -> None:
+    """Lets in who may come, and gives back what the umask, which belongs to the whole process, took from ``mode``.
+
+    The group goes first, or another one would have the permissions for a moment; the user goes last, as nobody but its
+    owner may change a file's permissions (chmod(2)), and until then that is who runs the server.
+    """
+    with _pinned(path) as pinned:
+        _give(pinned, "group", group)
+        if stat.S_IMODE(os.stat(pinned).st_mode) != mode:
+            os.chmod(pinned, mode)
+        _give(pinned, "owner", owner)
+
+
+@contextlib.contextmanager
+def _pinned(path: str) -> Iterator[str]:
+    """A name for the socket file at ``path`` that stays with it whatever happens to the path."""
     if not hasattr(os, "O_PATH"):
-        os.chmod(path, mode)
+        yield path
         return
     # chmod(2) would follow a symbolic link that somebody put there this moment; a descriptor cannot be swapped.
     descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISSOCK(status.st_mode):
+        if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
             raise FileExistsError(errno.EEXIST, "somebody replaced the socket file while it was being made", path)
-        if stat.S_IMODE(status.st_mode) != mode:
-            os.chmod(f"/proc/self/fd/{descriptor}", mode)
+        yield f"/proc/self/fd/{descriptor}"
     finally:
         os.close(descriptor)
+
+
+def _give(path: str, option: str, number: int) -> None:
+    """The file goes to another user (``option`` owner) or group; -1 leaves it."""
+    status = os.stat(path)
+    if number in (-1, status.st_uid if option == "owner" else status.st_gid):
+        return  # so who has no right to give it away needs none
+    try:
+        os.chown(path, *((number, -1) if option == "owner" else (-1, number)))
+    except OSError as error:
+        if error.errno == errno.EPERM:
+            needed = "root (CAP_CHOWN)" if option == "owner" else "to be in that group, or root (CAP_CHOWN)"
+            advice = f"it takes {needed} to set {option}={number}, and this is user {os.geteuid()}"
+        elif error.errno == errno.EINVAL:
+            advice = f"{option}={number} is nobody in this user namespace (user_namespaces(7))"
+        else:
+            raise
+        raise _NotGivenError(f"{advice}; leave {option}= out or name another") from error
 
 
 def _open_abstract(
     address: Address, kind: int, backlog: int, socket_class: type[_socket_std.socket]
 ) -> _socket_std.socket:
-    if address.options:
-        raise StartError(f"cannot listen on {address}: an abstract name has no file and so no mode; leave mode= out")
+    names = ", ".join(f"{name}=" for name, _ in address.options if name in _FILE_OPTIONS)
+    if names:
+        raise StartError(f"cannot listen on {address}: an abstract name is no file, and open to all; leave {names} out")
     if sys.platform != "linux":
         raise StartError(f"cannot listen on {address}: only Linux has abstract names; write a path, unix:/run/x.sock")
     name = b"\0" + os.fsencode(address.path[1:])
@@ -335,6 +396,7 @@ def _open_abstract(
     try:
         sock = socket_class(_socket_std.AF_UNIX, kind)
         try:
+            set_asked_options(sock, address)
             sock.bind(name)
             if kind != _socket_std.SOCK_DGRAM:
                 sock.listen(backlog)
@@ -354,10 +416,31 @@ def _type_of(address: Address) -> int:
     }[address.scheme]
 
 
-def _mode_of(address: Address) -> int:
-    text = dict(address.options).get("mode")
+def _access_of(address: Address) -> _Access:
+    """What the options say, the names looked up; before anything is opened."""
+    options = dict(address.options)
+    mode = options.get("mode")
+    if mode is not None and not _MODE.fullmatch(mode):
+        raise StartError(f"cannot listen on {address}: mode={mode} is no file permission; write e.g. mode=660")
+    return _Access(
+        DEFAULT_MODE if mode is None else int(mode, 8),
+        _number_of(address, "owner", options.get("owner")),
+        _number_of(address, "group", options.get("group")),
+    )
+
+
+def _number_of(address: Address, option: str, text: str | None) -> int:
+    """The number of a user (``option`` owner) or group, given as such or by name; -1 where nothing is said."""
     if text is None:
-        return DEFAULT_MODE
-    if not _MODE.fullmatch(text):
-        raise StartError(f"cannot listen on {address}: mode={text} is no file permission; write e.g. mode=660")
-    return int(text, 8)
+        return -1
+    if _NUMBER.fullmatch(text) and int(text) <= _MOST_NUMBER:
+        return int(text)
+    import grp  # here, as Windows has neither, and a name may be asked of a directory service
+    import pwd
+
+    try:
+        return pwd.getpwnam(text).pw_uid if option == "owner" else grp.getgrnam(text).gr_gid
+    except (KeyError, ValueError):
+        kind, table = ("user", "passwd") if option == "owner" else ("group", "group")
+        advice = f"there is no {kind} {text!r}; see `getent {table}`, or write a number, e.g. {option}=1000"
+        raise StartError(f"cannot listen on {address}: {advice}") from None

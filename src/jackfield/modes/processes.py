@@ -16,19 +16,24 @@ from .units import Units
 
 _log = logging.getLogger("jackfield.process")
 
+#: Seconds between two looks at children that no descriptor was left to watch by.
+UNWATCHED_STEP = 0.1
+
 
 class Processes(Units[int]):
     """At most ``limit`` children at once.
 
     Each child is waited for by its own pid and never by ``waitpid(-1)``, which would take the exit codes of children
     that the application started. It is reaped as soon as it ends: its pidfd becomes readable then (pidfd_open(2)), and
-    the loop that accepts watches it. Without pidfds (before Linux 5.3, other systems) :meth:`reap` looks when called.
+    the loop that accepts watches it. Without pidfds (before Linux 5.3, other systems) :meth:`look` and :meth:`reap` do.
     """
 
     def __init__(self, limit: int | None = None, loop: Loop | None = None) -> None:
         super().__init__(limit)
         self._loop = loop
         self._pidfds: dict[int, int] = {}
+        #: Children whose end nobody would tell of: there are no pidfds, or no descriptor was left for one.
+        self._unwatched: set[int] = set()
         #: Run in the child before the work: to close what it must not hold, such as the listeners.
         self.in_child: Callable[[], object] | None = None
         #: Called with the pid of each that was reaped, and its wait status: 0 if all went well.
@@ -57,13 +62,24 @@ class Processes(Units[int]):
         self._watch_pidfd(pid)
 
     def _watch_pidfd(self, pid: int) -> None:
-        if self._loop is not None and hasattr(os, "pidfd_open"):
-            try:
-                pidfd = os.pidfd_open(pid)
-            except OSError:
-                return
-            self._pidfds[pid] = pidfd
-            self._loop.watch(pidfd, lambda: self._reap_one(pid))
+        if self._loop is None:
+            return
+        try:
+            pidfd = os.pidfd_open(pid)
+        except (AttributeError, OSError):
+            self._unwatched.add(pid)
+            return
+        self._unwatched.discard(pid)
+        self._pidfds[pid] = pidfd
+        self._loop.watch(pidfd, lambda: self._reap_one(pid))
+
+    def look(self) -> float | None:
+        """See to the children that the loop could not watch; returns the seconds until that is to be done again, None
+        if there are none."""
+        for pid in list(self._unwatched):
+            if not self._reap_one(pid):
+                self._watch_pidfd(pid)
+        return UNWATCHED_STEP if self._unwatched else None
 
     def watch_on(self, loop: Loop | None) -> None:
         """Children are reaped by ``loop`` from now on; None: no longer by any."""
@@ -109,6 +125,7 @@ class Processes(Units[int]):
             reaped, status = pid, 0  # somebody else waited for it, e.g. with SIGCHLD ignored
         if reaped != pid:
             return False
+        self._unwatched.discard(pid)
         pidfd = self._pidfds.pop(pid, None)
         if pidfd is not None:
             if self._loop is not None:
@@ -164,6 +181,7 @@ class Processes(Units[int]):
         for pidfd in self._pidfds.values():
             os.close(pidfd)
         self._pidfds.clear()
+        self._unwatched.clear()
         self._live.clear()
 
     def close(self) -> None:

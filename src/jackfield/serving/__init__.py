@@ -2,6 +2,7 @@
 
 from .choices import ProxyRule, descriptor_room, mode_for
 from .info import ServerInfo
+from .rereading import Reload, Rereading
 from .service import Service
 
-__all__ = ["ProxyRule", "ServerInfo", "Service", "descriptor_room", "mode_for"]
+__all__ = ["ProxyRule", "Reload", "Rereading", "ServerInfo", "Service", "descriptor_room", "mode_for"]

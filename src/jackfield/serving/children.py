@@ -7,16 +7,11 @@ import signal
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from ..connections import Connections
-from ..deadlines import Deadlines, Watch
 from ..door import Listener
+from ..endings import Failures, exit_code, reason_of_exit
 from ..events import Reason
+from ..guard import Guard
 from ..modes import Loop, Processes
-from .endings import Failures
-
-#: The exit code of the process of a connection. 0 is one of datagrams, and anything else a crash.
-_EXIT_CODES = {reason: 100 + number for number, reason in enumerate(Reason)}
-_REASONS = {0: Reason.HANDLER_RETURNED} | {code: reason for reason, code in _EXIT_CODES.items()}
 
 
 class Children:
@@ -33,14 +28,12 @@ class Children:
         #: ended; the children hold none but their own.
         self._sockets: dict[int, Any] = {}
         self._listeners: Iterable[Listener] = ()
-        self._connections: Connections | None = None
-        self._deadlines: Deadlines | None = None
+        self._guard: Guard | None = None
 
-    def open_units(
-        self, loop: Loop, listeners: Iterable[Listener], connections: Connections, deadlines: Deadlines
-    ) -> Processes:
-        """What runs the handlers; ``listeners`` and ``connections`` are those of the parent, closed in each child."""
-        self._listeners, self._connections, self._deadlines = listeners, connections, deadlines
+    def open_units(self, loop: Loop, listeners: Iterable[Listener], guard: Guard) -> Processes:
+        """What runs the handlers; ``listeners`` and the connections of ``guard`` are the parent's, closed in each
+        child."""
+        self._listeners, self._guard = listeners, guard
         self._units = Processes(loop=loop)
         self._units.on_reaped = self._reaped
         return self._units
@@ -55,15 +48,15 @@ class Children:
         return self._units.fork(self._in_child, (work, own))
 
     def _reaped(self, pid: int, status: int) -> None:
-        code = os.waitstatus_to_exitcode(status)
-        reason = _REASONS.get(code, Reason.HANDLER_ERROR)
+        reason = reason_of_exit(os.waitstatus_to_exitcode(status))
         self._failures.count += reason is Reason.HANDLER_ERROR
         sock = self._sockets.pop(pid, None)
         if sock is not None:
             self.on_ended(sock, reason)
 
     def _in_child(self, work: Callable[[], None], own: Any) -> None:
-        assert self._units is not None and self._connections is not None and self._deadlines is not None
+        assert self._units is not None and self._guard is not None
+        connections = self._guard.connections
         # A terminal's Ctrl-C goes to every process in its foreground; how the children end is the parent's to say.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -73,18 +66,16 @@ class Children:
         for listener in self._listeners:
             if listener.socket is not own:
                 listener.socket.close()
-        self._connections.elsewhere = False
-        for connection in self._connections:
+        connections.elsewhere = False
+        for connection in connections:
             sock = connection.socket
             if sock is not None and sock is not own:
                 sock.close()
-        mine = self._connections.of(own)
+        mine = connections.of(own)
         if mine is not None:
-            watch = Watch(self._deadlines)  # the parent, which cannot see what moves here, watches over none
-            self._deadlines.enter(mine)
-            watch.start()
+            self._guard.watch_one(mine)
         work()
         if mine is not None and mine.reason is not None:
-            raise SystemExit(_EXIT_CODES[mine.reason])
+            raise SystemExit(exit_code(mine.reason))
         if self._failures.count:
             raise SystemExit(1)

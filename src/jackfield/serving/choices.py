@@ -1,4 +1,4 @@
-"""What a server settles before it serves: the mode that fits its handler, and the room there is for connections."""
+"""What a server settles before it serves: the mode that fits its handler, the room for connections, who is a proxy."""
 
 from __future__ import annotations
 
@@ -13,17 +13,29 @@ from ..limits import LOOPBACK
 
 MODES = ("auto", "serial", "thread", "process", "green", "async")
 
-#: Descriptors left for everything that is not a connection (HAProxy and others keep a like reserve).
+#: Descriptors left for everything that is not a connection (HAProxy and others keep a like reserve); a quarter of them
+#: where there are few in all.
 RESERVED_DESCRIPTORS = 64
 
 
 @dataclass(frozen=True, slots=True)
 class ProxyRule:
     """Connections begin with a PROXY header, and come from the proxies in ``allow_from`` only (this machine, unless
-    said otherwise): from elsewhere anybody could claim any address. ``versions`` are those that are taken, 1 and 2."""
+    said otherwise): from elsewhere anybody could claim any address. ``versions`` are those that are taken, 1 and 2.
+
+    With ``required=False`` also others are served, under their own address: who comes from ``allow_from`` and does not
+    begin with a header, and everybody from elsewhere, where none is looked for and one that is sent is data.
+
+    HAProxy's specification forbids a receiver to guess whether there is a header (section 2), for a client that may
+    reach it directly could write one. Here it is only ever a machine in ``allow_from`` that could, and that is believed
+    anyway; so name the proxies alone, and none that lets clients speak in its own name without a header: theirs would
+    be taken. A client from there has to speak first, and to send its first byte within ``handshake_timeout``, as a
+    header could still come: where the server speaks first, a header is required or there is none.
+    """
 
     allow_from: PeerList = LOOPBACK
     versions: frozenset[int] = frozenset({1, 2})
+    required: bool = True
 
     def __post_init__(self) -> None:
         if not self.versions or not self.versions <= {1, 2}:
@@ -53,4 +65,6 @@ def mode_for(handler: Any, mode: str) -> str:
 def descriptor_room() -> int:
     """Connections that the soft limit of descriptors leaves room for."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(1, soft - RESERVED_DESCRIPTORS) if soft != resource.RLIM_INFINITY else 1_000_000
+    if soft == resource.RLIM_INFINITY:
+        return 1_000_000
+    return max(1, soft - min(RESERVED_DESCRIPTORS, soft // 4))

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 @dataclass(frozen=True, slots=True)
 class ServerInfo:
     """What a server is and has done so far: ``limit`` units at once at most, ``uptime`` in seconds of listening;
-    ``ends`` are its connections by the reason that they ended for, ``refusals`` the clients that were turned away
-    (``jackfield.events.Reason``)."""
+    ``ends`` are its connections by the reason that they ended for, ``refusals`` the clients and datagrams that were
+    turned away (``jackfield.events.Reason``); of the ``datagrams`` received ``dropped`` were not handled, the kernel
+    dropped ``kernel_dropped`` more, and ``withheld`` replies were not sent."""
 
     name: str
     mode: str
@@ -22,6 +23,8 @@ class ServerInfo:
     handler_errors: int
     datagrams: int
     dropped: int
+    kernel_dropped: int
+    withheld: int
     ends: dict[str, int]
     refusals: dict[str, int]
     uptime: float

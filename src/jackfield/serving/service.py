@@ -6,20 +6,30 @@ import contextlib
 import errno
 import logging
 import os
-import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..deadlines import Watch
-from ..door import AcceptPolicy, Action, Listener, Outcome, accept_batch, set_stream_options
+from ..connections import Connections
+from ..door import (
+    AcceptPolicy,
+    Action,
+    Listener,
+    Outcome,
+    Pauses,
+    Shedding,
+    Spare,
+    accept_batch,
+    set_stream_options,
+)
+from ..endings import Failures
 from ..events import Publisher, Reason
+from ..guard import Guard
 from ..limits import Limits
-from ..modes import Greens, Loop, Serial, Tasks, Threads
+from ..modes import Greens, Loop, Processes, Serial, Tasks, Threads
 from ..reactor import Reactor, current_reactor
 from .children import Children
 from .datagrams import Datagrams
-from .endings import Failures
 from .info import ServerInfo
 from .streams import Streams
 
@@ -49,25 +59,36 @@ class Service:
         self.listeners = list(listeners)
         self.failures = Failures()
         self.children = Children(self.failures)
-        self.streams = Streams(
-            handler, mode, owner, limits.replace(max_connections=limit), events, self.failures, self.children.serve
-        )
+        self.guard = Guard(
+            Connections(elsewhere=mode == "process"), limits.replace(max_connections=limit), events,
+            watching=mode != "process",
+        )  # fmt: skip
+        self.streams = Streams(handler, mode, owner, self.guard, self.failures, self.children.serve)
         self.children.on_ended = lambda sock, reason: self.streams.close(sock, reason=reason)
-        if proxy is not None or tls is not None:
-            from .entry import Entry  # late: a server without them does without the modules, too
+        if proxy is not None or tls is not None or any(one.address.asks_for_entry for one in self.listeners):
+            from .entry import entries_of  # late: a server without them does without the modules, too
 
-            streams = self.streams
-            streams.entry = Entry(proxy, tls, streams.admission, streams.connections, streams.deadlines)
-        self.datagrams = Datagrams(handler, mode, owner, self.failures.account, self.children.fork)
+            self.streams.entry, self.streams.entries = entries_of(
+                self.listeners, proxy, tls, self.guard, self.streams.entering
+            )
+        self.datagrams = Datagrams(
+            handler, mode, owner, self.failures.account, self.children.fork, limits, self.listeners
+        )
         self.stopping = False
-        self._full_since: float | None = None
-        self._watch: Watch | None = None
         #: What took the last listener away, when nobody had asked for a stop.
         self.lost: OSError | None = None
         self.units: Any = None
         self._loop: Loop | None = None
         self._policies = {listener: AcceptPolicy(name=listener.location) for listener in self.listeners}
-        self._resume_at: dict[Listener, float] = {}
+        self._pauses: Pauses[Listener] = Pauses()
+        self.streams.on_freed = self._on_freed
+        #: For telling clients when there is no other descriptor; and how each listener's are told.
+        self._spare = Spare()
+        self._sheddings: dict[Listener, Shedding[tuple[Any, Any]]] = {
+            listener: Shedding(self._spare, partial(self.streams.turn_away, listener, reason=Reason.NO_DESCRIPTOR))
+            for listener in self.listeners
+            if not listener.is_datagram
+        }
         #: The number by which the loop watches each listener, as one that was closed no longer tells its own; and what
         #: is to be called when it is ready.
         self._watched: dict[Listener, int] = {}
@@ -77,41 +98,49 @@ class Service:
             if listener.is_datagram:
                 listener.socket.settimeout(None)  # handlers send by it, each waiting in its own way
             else:
-                set_stream_options(listener.socket)
+                set_stream_options(listener.socket, listener.address)
 
     def open_units(self, loop: Loop) -> None:
         """Make what runs the handlers, on the thread that accepts."""
         self._loop = loop
-        streams = self.streams
         reactor: Reactor | None = None
         if self.mode == "process":
-            self.units = self.children.open_units(loop, self.listeners, streams.connections, streams.deadlines)
+            self.units = self.children.open_units(loop, self.listeners, self.guard)
+            self.units.in_child = self._in_child
+            self.failures.journal.share()
         elif self.mode in ("green", "async"):
             reactor = current_reactor()
             self.units = (Greens if self.mode == "green" else Tasks)(reactor=reactor)
         else:
             self.units = Serial() if self.mode == "serial" else Threads()
-        streams.open_units(self.units, reactor)
+        self.streams.open_units(self.units, reactor)
         self.datagrams.open_units(self.units)
         self.units.limit, self.units.on_room, self.units.on_idle = self.limit, loop.wake, self._on_idle
+        if self.mode != "process":
+            self.failures.journal.on_held = loop.wake  # units write it, while the loop may wait for nothing
+        if self._sheddings:
+            self._spare.take()
         self._offer_listeners()
         if self.mode == "serial":
-            self._watch = Watch(streams.deadlines)  # the loop cannot, while a handler runs on its thread
-            self._watch.start()
-        elif self.mode == "thread" or (streams.entry is not None and self.mode != "process"):
+            self.guard.watch()  # the loop cannot, while a handler runs on its thread
+        elif self.mode == "thread" or (self.streams.any_entry and self.mode != "process"):
             # Units enter connections and establish them, while the loop waits for a later deadline or for nothing.
-            streams.deadlines.on_earlier = loop.wake
-
-    def end_watch(self) -> None:
-        """No deadline is looked at any more; any number of times."""
-        watch, self._watch = self._watch, None
-        if watch is not None:
-            watch.close()
+            self.guard.deadlines.on_earlier = loop.wake
 
     def _on_idle(self) -> None:
         """The last unit has ended, on whatever thread: only a drain waits for that, and a wake-up is a system call."""
         if self.stopping and self._loop is not None:
             self._loop.wake()
+
+    def _on_freed(self) -> None:
+        """A connection has ended, on whatever thread: there is a descriptor for another."""
+        if self._pauses.freed() and self._loop is not None:
+            self._loop.wake()
+
+    def _in_child(self) -> None:
+        """It accepts nobody, and the loop that it would wake is its parent's."""
+        self._spare.close()
+        self._pauses = Pauses()
 
     @property
     def live(self) -> int:
@@ -121,41 +150,49 @@ class Service:
     def hold(self, limits: Limits, limit: int) -> None:
         """Work by ``limits``, and ``limit`` units at most, from now on."""
         self.limit = limit
-        self.streams.limits = limits.replace(max_connections=limit)
+        self.guard.limits = limits.replace(max_connections=limit)
+        self.datagrams.limits = limits
         if self.units is not None:
             self.units.limit = limit
 
     def info(self, name: str, state: str, addresses: tuple[str, ...], uptime: float) -> ServerInfo:
         """What the server of that name is and has done so far."""
-        streams = self.streams
+        guard, datagrams = self.guard, self.datagrams
+        refusals = guard.refusals.copy()
+        refusals.update(datagrams.refusals)
         return ServerInfo(
             name=name,
             mode=self.mode,
             state=state,
             addresses=addresses,
             limit=self.limit,
-            connections=len(streams.connections),
-            accepted=streams.connections.total,
-            refused=streams.refusals.total(),
+            connections=len(guard.connections),
+            accepted=guard.connections.total,
+            refused=refusals.total(),
             handler_errors=self.failures.count,
-            datagrams=self.datagrams.received,
-            dropped=self.datagrams.dropped,
-            ends={reason.value: count for reason, count in streams.ends.items()},
-            refusals={reason.value: count for reason, count in streams.refusals.items()},
+            datagrams=datagrams.received,
+            dropped=datagrams.dropped,
+            kernel_dropped=datagrams.kernel_dropped,
+            withheld=datagrams.withheld,
+            ends={reason.value: count for reason, count in guard.ends.items()},
+            refusals={reason.value: count for reason, count in refusals.items()},
             uptime=uptime,
         )
+
+    def see_to_children(self) -> float | None:
+        """Reap those that no descriptor was left to watch by (pidfd_open(2)), and whose connections hold the ones that
+        are missing now; the seconds until that is to be done again, None if there are none."""
+        return self.units.look() if isinstance(self.units, Processes) else None
 
     def attend(self, loop: Loop) -> float | None:
         """Watch the listeners, or leave those alone that are to rest, and look at the deadlines; returns how long until
         something is to be looked at."""
-        now = time.monotonic()
-        looks = [] if self.mode in ("serial", "process") else [self.streams.deadlines.look()]
-        refusing = self._is_refusing(now)
-        if self._full_since is not None and not refusing:
-            looks.append(self._full_since + self.streams.limits.full_patience - now)
+        looks = [] if self.mode in ("serial", "process") else [self.guard.deadlines.look()]
+        refusing = self.guard.refuses(self.units.full)
+        looks += self.guard.patience, self.failures.journal.look(), self.see_to_children()
         for listener in list(self.listeners):
             fd = listener.fileno()
-            pause = self._resume_at.get(listener, 0.0) - now
+            pause = self._pauses.left(listener)
             if fd < 0:
                 self._gone(listener, OSError(errno.EBADF, os.strerror(errno.EBADF)))
             elif pause > 0:
@@ -170,33 +207,33 @@ class Service:
                 loop.ignore(fd)
         return min((look for look in looks if look is not None), default=None)
 
-    def _is_refusing(self, now: float) -> bool:
-        """Full for longer than clients are to be left waiting for their turn."""
-        if not self.units.full or self.streams.limits.when_full != "refuse":
-            self._full_since = None
-            return False
-        if self._full_since is None:
-            self._full_since = now
-        return now - self._full_since >= self.streams.limits.full_patience
-
     def accept(self, listener: Listener, budget: int = BUDGET, *, last: bool = False) -> None:
         """Take what waits in the queue of ``listener``, ``budget`` connections at most; once ``stopping`` is set, only
         for the ``last`` time."""
-        refusing = self.units.full and self._is_refusing(time.monotonic())
+        refusing = False
 
         def next_one() -> tuple[Any, Any]:
-            if (self.units.full and not refusing) or (self.stopping and not last):
+            nonlocal refusing
+            full = self.units.full
+            refusing = full and self.guard.refuses(True)
+            if (full and not refusing) or (self.stopping and not last):
                 raise BlockingIOError(errno.EAGAIN, "no room")
             return listener.socket.accept()
 
-        take = partial(self.streams.turn_away if refusing else self.streams.take, listener)
-        self._heed(listener, accept_batch(next_one, take, self._policies[listener], budget))
+        def take(taken: tuple[Any, Any]) -> None:
+            (self.streams.turn_away if refusing else self.streams.take)(listener, taken)
+
+        # Who lets clients wait when there is no room lets them wait for a descriptor as well.
+        shedding = self._sheddings[listener] if self.guard.limits.when_full == "refuse" else None
+        self._pauses.begin()
+        policy = self._policies[listener]
+        self._heed(listener, accept_batch(next_one, take, policy, budget, shedding=shedding))
 
     def _heed(self, listener: Listener, outcome: Outcome) -> None:
         if outcome.action is Action.CLOSED and outcome.error is not None:
             self._gone(listener, outcome.error)
-        elif outcome.pause:
-            self._resume_at[listener] = time.monotonic() + outcome.pause
+            return
+        self._pauses.note(listener, outcome)
 
     def _gone(self, listener: Listener, error: OSError) -> None:
         """A listener is none any more: the others go on."""
@@ -204,6 +241,7 @@ class Service:
             return  # told before
         self.listeners.remove(listener)
         self._offer_listeners()
+        self.datagrams.close(listener)
         if self._loop is not None and listener in self._watched:
             # Before it is closed: the number may be another file's at once.
             self._loop.ignore(self._watched.pop(listener), self._takes[listener])
@@ -222,11 +260,12 @@ class Service:
     def _take_another(self) -> None:
         """On a thread whose connection has ended."""
         for listener in [] if self.stopping else list(self.listeners):
-            if not listener.is_datagram and self._resume_at.get(listener, 0.0) <= time.monotonic():
+            if not listener.is_datagram and not self._pauses.left(listener):
                 try:
                     taken = listener.socket.accept()
                 except OSError:
                     continue  # none waits there; if it is more than that, the loop finds it as well, and sees to it
+                self._sheddings[listener].note_well()
                 self.streams.take(listener, taken)
                 return
 
@@ -236,6 +275,7 @@ class Service:
         # A process is started for each: what there is no room for waits in the kernel's queue.
         budget = max(0, self.limit - self.units.live) if self.mode == "process" else BUDGET
         policy = self._policies[listener]
+        self._pauses.begin()
         failed = self.datagrams.take(listener, budget)
         if failed is None:
             if policy.in_trouble:
@@ -252,15 +292,19 @@ class Service:
 
     def close_listeners(self, *, datagrams: bool = True) -> None:
         """Stop listening; with ``datagrams`` false, handlers may still answer by the datagram sockets."""
+        self._spare.close()
         for listener in list(self.listeners):
             if datagrams or not listener.is_datagram:
                 with contextlib.suppress(ValueError):
                     self.listeners.remove(listener)  # a start and a stop that meet may both be at it
                 self._offer_listeners()
+                self.datagrams.close(listener)
                 listener.close()
+        if not self.live:
+            self.failures.journal.close()
 
     def cut(self) -> None:
         """End every connection and unit that can be ended from outside."""
-        for connection in self.streams.connections:
+        for connection in self.guard.connections:
             connection.close(Reason.DRAINED)
         self.units.cut()

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import logging
 import socket as _socket_std
-from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..admission import Admission
-from ..connections import Connection, Connections
-from ..deadlines import Deadlines
-from ..door import Listener, readable_peer
-from ..events import ConnectionEnded, ConnectionRefused, ConnectionStarted, Publisher, Reason
+from ..connections import Connection
+from ..door import Listener, peer_of
+from ..endings import GOES_ITS_WAY, Failures, reason_of
+from ..events import Reason
+from ..guard import Guard
 from ..handlers import life_of, prepared, work_of
-from ..limits import Limits
 from ..reactor import Reactor
+from ..socket import _going_on
 from ..streams import AsyncSocket
-from .endings import GOES_ITS_WAY, Failures, reason_of
 
 if TYPE_CHECKING:
     from .entry import Entry
@@ -33,22 +31,23 @@ class Streams:
     """
 
     def __init__(
-        self, handler: Any, mode: str, owner: Any, limits: Limits, events: Publisher, failures: Failures,
+        self, handler: Any, mode: str, owner: Any, guard: Guard, failures: Failures,
         fork: Callable[[Callable[[], None], Any], object],
     ) -> None:  # fmt: skip
         self.handler = handler
         self.mode = mode
         self.owner = owner
-        self.events = events
+        self.guard = guard
         self.failures = failures
-        self.connections = Connections(elsewhere=mode == "process")
-        self.admission = Admission(limits)
-        self.deadlines = Deadlines(self.connections, limits)
-        #: What comes before the handler; None where a connection is its handler's at once.
+        self.connections = guard.connections
+        #: What comes before the handler, and where it is another for one listener; None where a connection is its
+        #: handler's at once.
         self.entry: Entry | None = None
-        #: Connections by how they ended, and clients by why they were turned away.
-        self.ends: Counter[Reason] = Counter()
-        self.refusals: Counter[Reason] = Counter()
+        self.entries: dict[Listener, Entry | None] = {}
+        #: The connections that are on their way in, by id: however many entries there are, their limit is one.
+        self.entering: set[int] = set()
+        #: Called, from any thread, when a connection has ended and its descriptor is free.
+        self.on_freed: Callable[[], object] = lambda: None
         self.units: Any = None
         self._reactor: Reactor | None = None
         self._fork = fork
@@ -61,41 +60,27 @@ class Streams:
             units.on_end = self._coroutine_ended
 
     @property
-    def limits(self) -> Limits:
-        """What holds from now on: at once for those who come, and from the next look at each who is there."""
-        return self.admission.limits
-
-    @limits.setter
-    def limits(self, limits: Limits) -> None:
-        self.admission.limits = limits
-        self.deadlines.limits = limits
+    def any_entry(self) -> bool:
+        """Whether something comes before the handler on any listener."""
+        return self.entry is not None or any(self.entries.values())
 
     # -- coming in ---------------------------------------------------------------------------------------------------
 
     def take(self, listener: Listener, taken: tuple[Any, Any]) -> None:
         """Serve whom accept has given, unless the limits turn it away."""
-        sock, address = taken
-        peer = readable_peer(address)
-        refusal = self.admission.admit(peer)
-        if refusal is not None:
-            self.turn_away(listener, taken, Reason(refusal.value))
+        sock, peer = taken[0], peer_of(*taken)
+        entry = self.entries.get(listener, self.entry)
+        unless = Reason.LIMIT_HANDSHAKES if entry is not None and entry.full else None
+        connection = self.guard.let_in(sock, peer, listener.location, unless)
+        if connection is None:
             return
-        if self.entry is not None and self.entry.full:
-            self.admission.leave(peer)
-            self.turn_away(listener, taken, Reason.LIMIT_HANDSHAKES)
-            return
-        connection = self.connections.enter(sock, peer, listener.location)
-        if self.entry is not None:
-            self.entry.begin(connection)
-        if self.mode != "process":
-            self.deadlines.enter(connection)
-        if self.events.wanted:
-            self.events.publish(ConnectionStarted(listener.location, peer, connection.id))
+        if entry is not None:
+            entry.begin(connection)
         try:
-            self._start_unit(connection, sock, peer)
+            self._start_unit(entry, connection, sock, peer)
         except (OSError, RuntimeError) as error:
             # No thread, no process, or the peer is gone already: this connection's end, not the server's.
-            self.refusals[Reason.NO_UNIT] += 1
+            self.guard.refusals[Reason.NO_UNIT] += 1
             connection.reason = Reason.NO_UNIT
             _log.warning("%s: cannot serve %s: %s", listener.location, ascii(peer), error)
             self.close(sock)
@@ -103,30 +88,18 @@ class Streams:
     def turn_away(
         self, listener: Listener, taken: tuple[Any, Any], reason: Reason = Reason.LIMIT_CONNECTIONS
     ) -> None:
-        """Before it is a connection. Whom there is no room for is told, if there is something to tell."""
-        sock, peer = taken[0], readable_peer(taken[1])
-        self.refusals[reason] += 1
-        try:
-            if self.limits.refusal and reason.value.startswith("limit"):
-                # What fits in a new connection's send buffer goes without waiting.
-                sock.setblocking(False)
-                sock.send(self.limits.refusal)
-                sock.shutdown(_socket_std.SHUT_WR)
-        except OSError:
-            pass  # the peer was faster
-        sock.close()
-        if self.events.wanted:
-            self.events.publish(ConnectionRefused(listener.location, peer, reason))
+        """There is no room for whom accept has given."""
+        self.guard.turn_away(taken[0], peer_of(*taken), listener.location, reason)
 
-    def _start_unit(self, connection: Connection, sock: Any, peer: Any) -> None:
-        serve = self._serve if self.entry is None else self._serve_entering
+    def _start_unit(self, entry: Entry | None, connection: Connection, sock: Any, peer: Any) -> None:
+        serve = self._serve if entry is None else partial(self._serve_entering, entry)
         if self._reactor is not None:
             sock._join_accepted(self._reactor.poller)
         if self.mode == "async":
-            if self.entry is None:
+            if entry is None:
                 self._start_coroutine(sock, peer)
             else:
-                self.units.run(self._run_entering(self.entry, connection, sock), sock)
+                self.units.run(self._run_entering(entry, connection, sock), sock)
         elif self.mode == "process":
             self._fork(partial(serve, sock, peer), sock)
         else:
@@ -145,17 +118,17 @@ class Streams:
                 work()
         except BaseException as error:
             ended_by = error
-            self.failures.account(peer, error, self.connections.of(sock))
+            self.failures.account(peer, error, self.connections.of(_going_on(sock)))
         finally:
             self.close(sock, ended_by)
             ended_by = None  # whose traceback has this frame, and so holds all that the connection had
 
-    def _serve_entering(self, sock: Any, peer: Any) -> None:
+    def _serve_entering(self, entry: Entry, sock: Any, peer: Any) -> None:
         """The same where a PROXY header or a TLS handshake comes first."""
         connection = self.connections.of(sock)
-        assert connection is not None and self.entry is not None
+        assert connection is not None
         try:
-            handed = self.entry.let_in(connection, sock)
+            handed = entry.let_in(connection, sock)
         except BaseException as error:
             self._not_let_in(connection, sock, error)
         else:
@@ -172,7 +145,7 @@ class Streams:
 
     def _coroutine_ended(self, sock: Any, error: BaseException | None) -> None:
         try:
-            connection = self.connections.of(sock)
+            connection = self.connections.of(_going_on(sock))
             if error is not None and not isinstance(error, GOES_ITS_WAY):
                 self.failures.account(connection.peer if connection is not None else None, error, connection)
         finally:
@@ -208,6 +181,7 @@ class Streams:
     def close(self, sock: Any, error: BaseException | None = None, reason: Reason | None = None) -> None:
         """The one place where a connection ends: the peer reads what is on its way, and then the end. ``reason`` is why
         where nobody has decided that before and it cannot be told from ``error`` and the socket."""
+        sock = _going_on(sock)
         connection = self.connections.of(sock)
         if connection is None:
             sock.close()
@@ -219,22 +193,13 @@ class Streams:
     def _end(self, connection: Connection, sock: Any, error: BaseException | None) -> None:
         if connection.reason is None:
             connection.reason = reason_of(sock, error)
-        self.deadlines.leave(connection)
-        if self.entry is not None:
-            self.entry.leave(connection)
-        self.admission.leave(connection.peer)
-        self.admission.offend(connection.peer, connection.reason.value)
-        self.ends[connection.reason] += 1
-        if self.events.wanted:
-            self.events.publish(
-                ConnectionEnded(
-                    connection.listener, connection.peer, connection.id, connection.reason, connection.received,
-                    connection.sent, connection.age, error,
-                )
-            )  # fmt: skip
+        if self.entering:
+            self.entering.discard(connection.id)
+        self.guard.account(connection, error)
         try:
             sock.shutdown(_socket_std.SHUT_WR)
         except OSError:
             pass  # the peer was faster
         sock.close()
         self.connections.remove(connection)
+        self.on_freed()

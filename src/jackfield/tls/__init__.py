@@ -7,8 +7,9 @@ from .blocking import TLSSocket
 from .certificate import CertificateFacts, certificate_facts
 from .config import TLS
 from .contexts import ServerTLS
+from .info import TLSInfo
 from .selfsigned import self_signed
-from .serving import TLSInfo, astart_client, astart_server, aupgrade, start_client, start_server, tls_info, upgrade
+from .serving import astart_client, astart_server, aupgrade, start_client, start_server, tls_info, upgrade
 
 __all__ = [
     "TLS",

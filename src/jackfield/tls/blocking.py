@@ -82,7 +82,7 @@ class TLSSocket(TLSWire):
                 self._flush_left(deadline)
                 data = self._receive_raw(deadline)
                 if not data:
-                    self._hung_up(self.received > before)
+                    self._hung_up(self.received > before or engine.begun)
                 with self._step:
                     engine.feed(data)
         finally:

@@ -125,6 +125,11 @@ class TLSEngine:
         self.more = self.incoming.pending > 0
         return True
 
+    @property
+    def begun(self) -> bool:
+        """On the server's side: whether the client has said anything."""
+        return self.hello is not None or bool(self._early)
+
     def _begin(self) -> bool:
         """The server's first step: the context is chosen by what the client says."""
         assert self._reader is not None and self._choose is not None
@@ -225,6 +230,8 @@ class TLSEngine:
 
         :raises BrokenPipeError: this side has said its last.
         """
+        if self.ssl is None:
+            raise OSError(errno.ENOTCONN, "the TLS handshake comes first: call do_handshake()")
         try:
             taken, size = self.ssl.write(data), len(data)
             if taken == size:

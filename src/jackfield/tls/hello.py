@@ -12,7 +12,11 @@ from dataclasses import dataclass
 #: A name longer than DNS allows (RFC 1035 2.3.4), or in other letters, is none that a certificate could be for.
 _HOST_NAME = re.compile(rb"[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?")
 
-_HANDSHAKE, _CLIENT_HELLO = b"\x16", b"\x01"
+#: The first byte of a record that belongs to a handshake (RFC 8446 5.1): no command of a protocol in plaintext begins
+#: with it.
+HANDSHAKE = b"\x16"
+
+_CLIENT_HELLO = b"\x01"
 _SERVER_NAME, _ALPN = 0, 16
 
 #: The longest record that is not encrypted (RFC 8446 5.1); OpenSSL takes no longer ClientHello either.
@@ -45,7 +49,7 @@ class HelloReader:
         record, message = self._record, self._message
         record += data
         while True:
-            if not (_HANDSHAKE.startswith(record[:1]) and b"\x03".startswith(record[1:2])):
+            if not (HANDSHAKE.startswith(record[:1]) and b"\x03".startswith(record[1:2])):
                 raise ValueError("no TLS handshake record")
             if len(record) < 5:
                 return None

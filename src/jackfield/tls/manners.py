@@ -5,6 +5,8 @@ from __future__ import annotations
 import ssl
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from .info import TLSInfo, agreed
+
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
@@ -17,6 +19,9 @@ class SSLManners:
     __slots__ = ()
 
     _engine: TLSEngine
+
+    #: As that of ``ssl.SSLSocket``: whoever is to hand the socket on shakes hands first.
+    do_handshake_on_connect = True
 
     if TYPE_CHECKING:
 
@@ -43,6 +48,11 @@ class SSLManners:
         return self._engine.pending()
 
     # -- what was agreed -----------------------------------------------------------------------------------------------
+
+    @property
+    def tls(self) -> TLSInfo | None:
+        """All of it in one record; None before the handshake."""
+        return agreed(self)
 
     @property
     def truncated(self) -> bool:

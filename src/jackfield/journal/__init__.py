@@ -1,0 +1,5 @@
+"""What goes into the log because of peers: escaped, cut, held back where it comes too often, and never an error."""
+
+from .journal import Incident, Journal
+
+__all__ = ["Incident", "Journal"]
