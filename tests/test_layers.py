@@ -25,7 +25,7 @@ LEVELS: list[set[str]] = [
     {"reactor"},
     {"messages", "socket", "streams", "sync", "adopt"},
     {"door", "connecting", "tls"},
-    {"handlers", "modes", "connections", "deadlines", "endings", "guard", "gate"},
+    {"handlers", "modes", "connections", "deadlines", "endings", "guard", "gate", "datagramgate", "replies"},
     {"baseserver", "mixins", "socketserver", "serving", "server", "signals"},
     {"supervisor", "admin"},
     # The face of the package.  It hands on names of every level; only what stands above it may ask it for one.

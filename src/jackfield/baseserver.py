@@ -42,19 +42,6 @@ DRAIN_STEP = 0.05
 CUT_SECONDS = 1.0
 
 
-def inherited(server: object, name: str, owner: type, default: Any) -> bool:
-    """True if nobody has set attribute ``name``: the server has it from ``owner``, with its first value.
-
-    By this a default that had to keep its value under the drop-in names (a backlog of 5, say) can be told from a wish.
-    """
-    if name in vars(server):
-        return False
-    for cls in type(server).__mro__:
-        if name in vars(cls):
-            return cls is owner and vars(cls)[name] == default
-    return False
-
-
 class BaseServer:
     """Base class for server classes.
 
@@ -229,12 +216,19 @@ class BaseServer:
         else:
             self.__take(taken)
 
+    def _let_in(self, request: Any, client_address: Any) -> Any | None:
+        """The request that is handled for ``request``; None: the limits have turned it away."""
+        if not self._accepts:
+            return request
+        request = self._adopted(request)
+        let_in = self.__gate.enter(request, client_address, str(self.server_address)) is not None
+        return request if let_in else None
+
     def __take(self, taken: tuple[Any, Any]) -> None:
-        request, client_address = taken
-        if self._accepts:
-            request = self._adopted(request)
-            if self.__gate.enter(request, client_address, str(self.server_address)) is None:
-                return
+        client_address = taken[1]
+        request = self._let_in(*taken)
+        if request is None:
+            return
         if is_unshaken(request) and self.__has_own("verify_request"):
             # It may look at the certificate, so it is asked after the handshake: in the unit, or here where what it
             # notes would be lost with a child.

@@ -256,7 +256,8 @@ class AsyncMixIn(GreenMixIn):
             asked: Any = _awaited(request)
         else:
             data, sock = request
-            asked = (data, AsyncSocket(sock))
+            guarded = getattr(sock, "for_coroutine", None)
+            asked = (data, AsyncSocket(sock) if guarded is None else guarded())
         await self.RequestHandlerClass(asked, client_address, self).run()  # type: ignore[attr-defined]
 
     async def process_request_thread(self, request: Any, client_address: Any) -> None:

@@ -16,7 +16,7 @@ from typing import Any as _Any
 from typing import ClassVar as _ClassVar
 
 from .baseserver import BaseServer
-from .baseserver import inherited as _inherited
+from .datagramgate import DatagramGate as _DatagramGate
 from .door import clear_stale_unix_path as _clear_stale_unix_path
 from .door import enable_packet_info as _enable_packet_info
 from .door import is_wildcard as _is_wildcard
@@ -42,6 +42,19 @@ _BACKLOG = 65535
 #: The largest datagram that UDP can carry, and what is received when nobody named a packet size.
 _DATAGRAM = 65535
 _DONTWAIT = int(getattr(_socket_std, "MSG_DONTWAIT", 0))
+
+
+def _inherited(server: object, name: str, owner: type, default: _Any) -> bool:
+    """True if nobody has set attribute ``name``: the server has it from ``owner``, with its first value.
+
+    By this a default that had to keep its value under the drop-in names (a backlog of 5, say) can be told from a wish.
+    """
+    if name in vars(server):
+        return False
+    for cls in type(server).__mro__:
+        if name in vars(cls):
+            return cls is owner and vars(cls)[name] == default
+    return False
 
 
 class TCPServer(BaseServer):
@@ -191,6 +204,18 @@ class UDPServer(TCPServer):
             self._many_addresses = _enable_packet_info(self.socket)
 
     _many_addresses = False
+
+    def __init__(
+        self,
+        server_address: _Any,
+        RequestHandlerClass: _Callable[[_Any, _Any, _Any], _Any],
+        bind_and_activate: bool = True,
+    ) -> None:
+        self.__datagrams = _DatagramGate(lambda: self.limits)
+        super().__init__(server_address, RequestHandlerClass, bind_and_activate)
+
+    def _let_in(self, request: _Any, client_address: _Any) -> _Any | None:
+        return self.__datagrams.admit(request, client_address)
 
     def get_request(self) -> tuple[_Any, _Any]:
         """The next datagram. BlockingIOError if there is none: it never waits."""

@@ -26,10 +26,10 @@ from jackfield.cli.limits import configure, limits_of
 from jackfield.door import Listener, PacketInfo, kernel_drops, open_listeners
 from jackfield.events import Reason
 from jackfield.limits import Limits
+from jackfield.replies import GuardedAsyncSocket, GuardedSocket
 from jackfield.serving import datagrams as serving_datagrams
 from jackfield.serving.drops import QUIET, Drops
 from jackfield.serving.home import Home
-from jackfield.serving.replies import GuardedAsyncSocket, GuardedSocket
 from jackfield.serving.reports import Reports
 from jackfield.streams import AsyncSocket
 from jackfield.testing import ManualClock

@@ -306,3 +306,73 @@ def test_limits_that_come_while_clients_are_there(mode: str) -> None:
             first.shutdown(socket.SHUT_RDWR)
         until(lambda: not server.connections and not living_children())
         assert ends(server) == {"idle": 1}
+
+
+# -- datagrams -------------------------------------------------------------------------------------------------------
+
+
+def datagrams(mode: str, times: int = 1) -> Any:
+    """A handler that answers a datagram with so many copies of it."""
+    if mode == "async":
+
+        class AsyncCopies(ours.AsyncDatagramRequestHandler[Any]):
+            async def handle(self) -> None:
+                self.wfile.write(self.packet.upper() * times)
+
+        return AsyncCopies
+
+    class Copies(ours.DatagramRequestHandler[Any]):
+        def handle(self) -> None:
+            self.wfile.write(self.packet.upper() * times)
+
+    return Copies
+
+
+def dropped(server: Any) -> int:
+    return server._UDPServer__datagrams.dropped  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_datagrams_at_a_rate(mode: str) -> None:
+    limits = Limits(datagram_rate_per_address=Rate.parse("2/h"), exempt=PeerList())
+    with served(server_class(mode, "UDP"), datagrams(mode), kind="UDP", limits=limits) as server:
+        with connect(server) as client:
+            for _ in range(2):
+                client.send(b"hello")
+                assert client.recv(10) == b"HELLO"
+            client.send(b"hello")
+            until(lambda: dropped(server) == 1)
+            server.limits = None
+            client.send(b"again")
+            assert client.recv(10) == b"AGAIN"
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_datagram_larger_than_may_be_is_dropped_whole(mode: str) -> None:
+    with served(server_class(mode, "UDP"), datagrams(mode), kind="UDP", limits=Limits(max_datagram=100)) as server:
+        with connect(server) as client:
+            client.send(b"x" * 101)
+            client.send(b"x" * 100)
+            assert client.recv(1000) == b"X" * 100
+        assert dropped(server) == 1
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_who_has_not_answered_gets_no_more_than_so_many_times_what_it_sent(mode: str) -> None:
+    """Its address may be forged, and somebody else's flood."""
+    limits = Limits(amplification=3.0, exempt=PeerList())
+    with served(server_class(mode, "UDP"), datagrams(mode, 4), kind="UDP", limits=limits) as server:
+        with connect(server) as client:
+            client.send(b"first")
+            until(lambda: withheld(server, mode))
+            server.limits = limits.replace(amplification=100.0)
+            client.send(b"second")
+            assert client.recv(1000) == b"SECOND" * 4, "and nothing before it"
+
+
+def withheld(server: Any, mode: str) -> bool:
+    """Whether a reply was withheld; where a child would know of that, whether it has come and gone."""
+    if mode == "forking":
+        return server.active_children is not None and not living_children()
+    guard = server._UDPServer__datagrams._guard
+    return guard is not None and guard.withheld == 1

@@ -17,10 +17,10 @@ from ..events import Reason
 from ..handlers import AsyncRequestHandler, BaseRequestHandler, run_handler, serve_with
 from ..limits import Limits
 from ..modes import AsyncBatchCrew, Batch, Crew, GreenCrew
+from ..replies import GuardedAsyncSocket, GuardedSocket, MayReply
 from ..streams import AsyncSocket
 from .drops import Drops
 from .home import Home
-from .replies import GuardedAsyncSocket, GuardedSocket, MayReply
 from .reports import Reports
 
 #: Datagrams in work at once; what comes above waits in a queue of 1000.

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
-from ..streams import AsyncSocket
+from .streams import AsyncSocket
 
 __all__ = ["GuardedAsyncSocket", "GuardedSocket", "MayReply"]
 
@@ -33,6 +33,10 @@ class GuardedSocket:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._socket, name)
+
+    def for_coroutine(self) -> GuardedAsyncSocket:
+        """What a coroutine gets in the place of this."""
+        return GuardedAsyncSocket(self._socket, self._may_reply)
 
     def __repr__(self) -> str:
         return f"<guarded {self._socket!r}>"
