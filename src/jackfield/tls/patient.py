@@ -107,6 +107,7 @@ class PatientSSLSocket(ssl.SSLSocket):
         if isinstance(green, GreenThread):
             channel = eye._join(green.poller)
             assert channel is not None
+            channel.writable = False  # as the kernel has just said: only then is its edge waited for
             eye._wait_writable(channel, green, deadline)
         else:
             eye._wait_in_thread(False, deadline)
