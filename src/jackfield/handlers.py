@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Generic, TypeVar
 
-from .messages import MessageReader
+from .messages import BUFFER_SIZE, MessageReader
 from .streams import AsyncReader, AsyncSocket, AsyncWriter
 
 ServerT = TypeVar("ServerT")
@@ -166,7 +166,8 @@ class _SocketWriter(io.BufferedIOBase):
 class StreamRequestHandler(BaseRequestHandler[ServerT]):
     """A handler with ``rfile`` and ``wfile``, files to read and write the connection by."""
 
-    #: Buffer sizes in bytes: -1 is the io module's own default, 0 unbuffered.
+    #: Buffer sizes in bytes: -1 is the io module's own default, for ``rfile`` 4 KiB where the server has limits; 0
+    #: unbuffered.
     rbufsize: ClassVar[int] = -1
     wbufsize: ClassVar[int] = 0
     #: Seconds of patience with each call on the connection; None for ever.
@@ -187,7 +188,7 @@ class StreamRequestHandler(BaseRequestHandler[ServerT]):
         if limits is None or self.rbufsize == 0:
             self.rfile = self.connection.makefile("rb", self.rbufsize)
         else:
-            size = self.rbufsize if self.rbufsize > 0 else io.DEFAULT_BUFFER_SIZE
+            size = self.rbufsize if self.rbufsize > 0 else BUFFER_SIZE
             self.rfile = MessageReader(self.connection.makefile("rb", 0), self.connection, limits, size)
         if self.wbufsize == 0:
             self.wfile = _SocketWriter(self.connection)  # type: ignore[assignment]

@@ -19,7 +19,7 @@ LOOPBACK = PeerList(["127.0.0.0/8", "::1", "unix"])
 
 # Values, which never change, so that all limits may share them.
 _PENALTIES = Penalties()
-_REPLIES = Rate(100)
+_REPLIES = Rate(100, burst=45)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,9 +95,10 @@ class Limits:
     :param datagram_rate_per_address: of those from one address; default None.
     :param amplification: bytes sent to an address, at most so many times those that came from it, until it has
         answered twice; 1 or more, default 3.0 (QUIC, RFC 9000 8.1). One that nothing came from is sent nothing.
-    :param reply_rate_per_address: of datagrams sent to one address; default 100/s, so that two servers made to answer
-        each other (CVE-2024-2169) stay quiet. While it is on, datagrams are dropped that come in the server's own name,
-        or from a port of services that answer anything (7, 13, 17, 19, 37), also of who is exempt.
+    :param reply_rate_per_address: of datagrams sent to one address; default 100/s and 45 at once, so that two
+        servers made to answer each other (CVE-2024-2169) send no hundred datagrams. While it is on, datagrams are
+        dropped that come in the server's own name, or from a port of services that answer anything (7, 13, 17, 19,
+        37), also of who is exempt.
     :raises ValueError: a value that cannot be meant; one line that says what to write.
     """
 

@@ -15,7 +15,11 @@ from .errors import LineTooLongError, MessageTooLargeError
 if TYPE_CHECKING:
     from .limits import Limits
 
-__all__ = ["MessageReader"]
+__all__ = ["BUFFER_SIZE", "MessageReader"]
+
+
+#: Half of io's own: of all that an idle connection on a green thread costs, most is this buffer.
+BUFFER_SIZE = 4096
 
 
 class MessageReader(io.BufferedReader):
@@ -26,7 +30,7 @@ class MessageReader(io.BufferedReader):
     ``limits.max_message``, raise :class:`MessageTooLargeError` when that is exceeded.
     """
 
-    def __init__(self, raw: Any, sock: Any, limits: Limits, buffer_size: int = io.DEFAULT_BUFFER_SIZE) -> None:
+    def __init__(self, raw: Any, sock: Any, limits: Limits, buffer_size: int = BUFFER_SIZE) -> None:
         super().__init__(raw, buffer_size)
         self._sock = sock
         self._max_line = limits.max_line

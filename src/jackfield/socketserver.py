@@ -17,6 +17,7 @@ from typing import ClassVar as _ClassVar
 
 from .baseserver import BaseServer
 from .datagramgate import DatagramGate as _DatagramGate
+from .door import bound_unsent as _bound_unsent
 from .door import clear_stale_unix_path as _clear_stale_unix_path
 from .door import enable_packet_info as _enable_packet_info
 from .door import is_wildcard as _is_wildcard
@@ -116,6 +117,8 @@ class TCPServer(BaseServer):
 
     def server_activate(self) -> None:
         """Listen."""
+        if self.socket_type == _socket_std.SOCK_STREAM:
+            _bound_unsent(self.socket)
         untouched = _inherited(self, "request_queue_size", TCPServer, 5)
         self.socket.listen(_BACKLOG if untouched else self.request_queue_size)
 

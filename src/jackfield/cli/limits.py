@@ -71,7 +71,7 @@ _LIMITS: tuple[tuple[str, str, Any, str, str], ...] = (
     ("--amplification", "N", _times, "amplification",
      "bytes sent to an address for each that came, until it has answered twice (default 3; 0: off)"),
     ("--reply-rate-per-ip", "N/s[,BURST]", _rate, "reply_rate_per_address",
-     "datagrams sent to one address (default 100/s; 0: off)"),
+     "datagrams sent to one address (default 100/s,45; 0: off)"),
 )  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 from jackfield.door.accept import AcceptPolicy, Action, Outcome, Pauses, accept_batch
 from jackfield.door.datagrams import Datagram, kernel_drops, receive_batch, reply_socket
 from jackfield.door.listener import Listener, open_listeners, peer_of, readable_peer
-from jackfield.door.options import set_stream_options
+from jackfield.door.options import bound_unsent, set_stream_options
 from jackfield.door.packetinfo import PacketInfo, enable_packet_info, is_wildcard
 from jackfield.door.peerqueue import PeerQueue
 from jackfield.door.spare import Shedding, Spare
@@ -21,6 +21,7 @@ __all__ = [
     "Shedding",
     "Spare",
     "accept_batch",
+    "bound_unsent",
     "clear_stale_unix_path",
     "enable_packet_info",
     "is_wildcard",

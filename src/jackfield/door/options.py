@@ -12,7 +12,7 @@ from jackfield.address import Address
 from jackfield.addressoptions import OPTIONS, whole
 from jackfield.errors import StartError
 
-__all__ = ["backlog_of", "reuses_port", "set_asked_options", "set_stream_options"]
+__all__ = ["backlog_of", "bound_unsent", "reuses_port", "set_asked_options", "set_stream_options"]
 
 _log = logging.getLogger("jackfield.door")
 
@@ -27,6 +27,9 @@ TCP_OPTIONS = {
     "TCP_USER_TIMEOUT": 30_000,
     "TCP_NOTSENT_LOWAT": 131_072,
 }
+
+#: The one of them that a program cannot notice, and so the drop-in servers set as well.
+_UNNOTICED = "TCP_NOTSENT_LOWAT"
 
 #: The options of an address that are one of the socket's: its level, its name, and how many of the kernel's units each
 #: of ours is.
@@ -56,6 +59,14 @@ def set_stream_options(sock: Any, address: Address | None = None) -> None:
         if option is not None and name not in asked:
             with contextlib.suppress(OSError):
                 sock.setsockopt(_socket_std.IPPROTO_TCP, option, value)
+
+
+def bound_unsent(sock: Any) -> None:
+    """Of :func:`set_stream_options`, what bounds the memory that the kernel holds for peers that do not read."""
+    option = getattr(_socket_std, _UNNOTICED, None)
+    if option is not None and sock.family in (_socket_std.AF_INET, _socket_std.AF_INET6):
+        with contextlib.suppress(OSError):
+            sock.setsockopt(_socket_std.IPPROTO_TCP, option, TCP_OPTIONS[_UNNOTICED])
 
 
 def set_asked_options(sock: _socket_std.socket, address: Address) -> None:
