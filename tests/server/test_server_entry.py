@@ -16,6 +16,7 @@ from jackfield.admission import PeerList
 from jackfield.limits import Limits
 from jackfield.proxyheader import ProxyHeader, encode
 from jackfield.serving import ProxyRule
+from jackfield.serving.entry import Entry
 from jackfield.tls import TLS, self_signed
 
 SHORT = 0.4
@@ -82,6 +83,30 @@ def test_the_client_is_the_one_the_header_names(mode: str, version: int) -> None
         assert client.recv(10) == b"HELLO"
         if mode != "process":
             assert [connection.peer for connection in server.connections] == [("192.0.2.7", 4711)]
+
+
+@pytest.mark.parametrize("mode", [mode for mode in MODES if mode != "process"])
+@pytest.mark.parametrize("sent", [35, 5])
+def test_a_header_that_is_there_already_is_waited_for_by_nobody(
+    mode: str, sent: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It costs no unit of its own. Where only a part of it is there, one waits for the rest."""
+    calls = []
+    let_in = Entry.let_in
+    monkeypatch.setattr(Entry, "let_in", lambda *args: (calls.append(args), let_in(*args))[1])
+    said = header(2) + b"welcome"
+    server = Server(who(mode), TCP, mode=mode, proxy_protocol=True).bind()
+    with client_of(server) as client:
+        client.sendall(said[:sent])
+        with server:
+            if sent == len(said):
+                assert line(client) == "192.0.2.7 None None" and not calls
+            else:
+                until(lambda: calls)
+                client.sendall(said[sent:])
+                assert line(client) == "192.0.2.7 None None"
+            assert client.recv(10) == b"WELCOME"
+            leave(client)
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import select
 import socket as _socket_std
+from _socket import socket as _Raw
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -17,6 +18,7 @@ from ..door import Listener
 from ..errors import ProxyError, StartError
 from ..events import Reason
 from ..guard import Guard
+from ..proxyheader import ProxyHeader
 from ..proxyproto import LONGEST_BEGINNING, LONGEST_HEADER, ProxyParser, begins_header
 from ..reactor import Reactor, green, sleep
 from ..socket import socket
@@ -28,6 +30,7 @@ __all__ = ["Entry", "entries_of"]
 
 #: Every bit of it is looked at, and none is taken.
 _PEEK = int(_socket_std.MSG_PEEK)
+_PEEK_NOW = int(_socket_std.MSG_PEEK | _socket_std.MSG_DONTWAIT)
 
 #: Linux alone has it. Elsewhere only the end of both directions is told, and who ends one waits for its deadline.
 _RDHUP = int(getattr(select, "POLLRDHUP", 0))
@@ -73,6 +76,28 @@ class Entry:
             # Its first look was set by the deadlines of those that are in, which may be later ones, or none.
             self._guard.deadlines.enter(connection)
 
+    def let_in_at_once(self, connection: Connection, sock: socket) -> bool:
+        """Let it in without waiting, where a PROXY header is all that comes first and is there already: a proxy sends
+        it as soon as it is connected. False, and nothing has happened, if that cannot be; then it :meth:`begin`s. What
+        it raises ends the connection as with :meth:`let_in`."""
+        rule = self.proxy
+        if rule is None or not rule.required or self.tls is not None or connection.peer not in rule.allow_from:
+            return False
+        try:
+            seen = _Raw.recv(sock, LONGEST_HEADER, _PEEK_NOW)
+        except BlockingIOError:
+            return False
+        parser = ProxyParser(rule.versions)
+        taken = parser.feed(seen)
+        if parser.header is None:
+            return False
+        while taken:
+            # Past the socket's own bookkeeping: nobody waits on it yet, and it does not know where that will be.
+            taken -= len(_Raw.recv(sock, taken))
+        self._introduce(connection, sock, parser.header)
+        self._guard.deadlines.established(connection, sock.received)
+        return True
+
     def leave(self, connection: Connection) -> None:
         """It no longer is, if it was."""
         self._entering.discard(connection.id)
@@ -117,7 +142,11 @@ class Entry:
             left = parser.feed(seen)
             while left:
                 left -= len(sock.recv(left))
-        sock.proxy = header = parser.header
+        self._introduce(connection, sock, parser.header)
+
+    def _introduce(self, connection: Connection, sock: socket, header: ProxyHeader) -> None:
+        """The client is who ``header`` says, if the limits let that one in."""
+        sock.proxy = header
         if header.command == "PROXY" and header.source is not None:
             refusal = self._guard.admission.readmit(connection.peer, header.source)
             if refusal is not None:

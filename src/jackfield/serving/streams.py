@@ -75,7 +75,15 @@ class Streams:
         if connection is None:
             return
         if entry is not None:
-            entry.begin(connection)
+            try:
+                # Not in process mode: what is read of the connection belongs to the child.
+                if self.mode != "process" and entry.let_in_at_once(connection, sock):
+                    entry, peer = None, connection.peer
+                else:
+                    entry.begin(connection)
+            except Exception as error:
+                self._not_let_in(connection, sock, error)
+                return
         try:
             self._start_unit(entry, connection, sock, peer)
         except (OSError, RuntimeError) as error:
