@@ -63,9 +63,6 @@ def reason_of(sock: Any, error: BaseException | None) -> Reason:
 
 def has_ended(sock: Any) -> bool:
     """Whether the peer has ended its side, and all it sent was read."""
-    channel = getattr(sock, "_registered", None)
-    if channel is not None and not channel.hangup:
-        return False  # epoll tells of the end when it comes (EPOLLRDHUP)
     try:
         if _Raw.gettimeout(sock) and not ready_now(sock.fileno(), reading=True):
             return False  # CPython would wait for something to read, as long as the timeout says
