@@ -193,12 +193,9 @@ class BaseServer:
         return self.__gate
 
     def __next_request(self) -> tuple[Any, Any]:
-        if not self._may_take():
+        if self.__stop_asked or not self.__gate.opens(self._has_room()):
             raise BlockingIOError(errno.EAGAIN, "nothing more to be taken now")
         return self.get_request()
-
-    def _may_take(self) -> bool:
-        return not self.__stop_asked and self.__gate.opens(self._has_room())
 
     def _handle_request_noblock(self) -> bool:
         """Handle one request, if there is one; False if there is none after all."""

@@ -65,9 +65,12 @@ class Guard:
 
     # -- coming ------------------------------------------------------------------------------------------------------
 
-    def let_in(self, sock: Any, peer: Any, listener: str, unless: Reason | None = None) -> Connection | None:
+    def let_in(
+        self, sock: Any, peer: Any, listener: str, unless: Reason | None = None, *, established: bool = True
+    ) -> Connection | None:
         """The connection of ``sock``, which counts until :meth:`account`; None: it was turned away, by the limits or,
-        where those have nothing against it, for the reason ``unless``, and is closed."""
+        where those have nothing against it, for the reason ``unless``, and is closed. ``established``: no PROXY header
+        or TLS handshake is to come."""
         refusal = self.admission.admit(peer)
         if refusal is not None:
             self.turn_away(sock, peer, listener, Reason(refusal.value))
@@ -78,6 +81,7 @@ class Guard:
             return None
         self._full_since = None  # there was room
         connection = self.connections.enter(sock, peer, listener)
+        connection.established = established
         if self._watching:
             self.deadlines.enter(connection)
         if self.events.wanted:

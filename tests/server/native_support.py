@@ -146,6 +146,26 @@ def leave(client: socket.socket) -> None:
 
 
 @contextlib.contextmanager
+def client_of(server: Server) -> Iterator[socket.socket]:
+    """A client that is ended with the block, also where forked children have copies of it."""
+    client = dial(server)
+    try:
+        yield client
+    finally:
+        leave(client)
+
+
+def read_line(client: Any) -> bytes:
+    """The next line, and nothing of what follows it."""
+    got = b""
+    while not got.endswith(b"\n"):
+        part = client.recv(1)
+        assert part, got
+        got += part
+    return got
+
+
+@contextlib.contextmanager
 def in_thread(function: Callable[[], Any]) -> Iterator[threading.Thread]:
     """``function()`` in a plain thread for the length of the block; joined at its end, and what it raised is raised."""
     errors: list[BaseException] = []

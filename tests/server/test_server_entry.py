@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from native_support import MODES, SOON, TCP, by, dial, echo, ended, is_over, leave, until
+from native_support import MODES, SOON, TCP, by, client_of, echo, ended, is_over, leave, read_line, until
 
 from jackfield import AsyncRequestHandler, BaseRequestHandler, Server
 from jackfield.admission import PeerList
@@ -52,21 +52,7 @@ def who(mode: str) -> Any:
 
 
 def line(client: Any) -> str:
-    got = b""
-    while not got.endswith(b"\n"):
-        part = client.recv(1)
-        assert part, got
-        got += part
-    return got.decode().strip()
-
-
-@contextlib.contextmanager
-def client_of(server: Server) -> Iterator[socket.socket]:
-    client = dial(server)
-    try:
-        yield client
-    finally:
-        leave(client)
+    return read_line(client).decode().strip()
 
 
 def header(version: int, **more: Any) -> bytes:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from native_support import HERE, MODES, SOON, TCP, by, dial, ended, is_over, leave, until
+from native_support import HERE, MODES, SOON, TCP, by, client_of, dial, ended, is_over, leave, read_line, until
 
 from jackfield import AsyncRequestHandler, AsyncStreamRequestHandler, BaseRequestHandler, Server, StreamRequestHandler
 from jackfield.errors import MisuseError, TLSError
@@ -69,32 +69,14 @@ def lines(mode: str, tls: Any, **attributes: Any) -> Any:
     return type(chosen.__name__, (chosen,), attributes)
 
 
-def line(client: Any) -> bytes:
-    got = b""
-    while not got.endswith(b"\n"):
-        part = client.recv(1)
-        assert part, got
-        got += part
-    return got
-
-
-@contextlib.contextmanager
-def client_of(server: Server) -> Iterator[socket.socket]:
-    client = dial(server)
-    try:
-        yield client
-    finally:
-        leave(client)
-
-
 @contextlib.contextmanager
 def gone_over(server: Server, context: ssl.SSLContext, **how: Any) -> Iterator[ssl.SSLSocket]:
     """A client that has said something in plaintext, and speaks TLS now."""
     with client_of(server) as plain:
         plain.sendall(b"hello\n")
-        assert line(plain) == b"hello by nothing\n"
+        assert read_line(plain) == b"hello by nothing\n"
         plain.sendall(b"STARTTLS\n")
-        assert line(plain) == b"go on\n"
+        assert read_line(plain) == b"go on\n"
         with context.wrap_socket(plain, server_hostname="localhost", **how) as client:
             yield client
             leave(client)
@@ -108,7 +90,7 @@ def test_a_connection_goes_over(mode: str, certificate: TLS, context: ssl.SSLCon
         server.subscribe(told.append, ConnectionEnded)
         with gone_over(server, context, suppress_ragged_eofs=False) as client:
             client.sendall(b"secret\n")
-            assert line(client) == b"secret by TLSv1.3\n"
+            assert read_line(client) == b"secret by TLSv1.3\n"
             if mode != "process":
                 [connection] = server.connections
                 assert isinstance(connection.socket, TLSSocket)
@@ -147,13 +129,13 @@ def test_what_is_agreed_is_told(mode: str, certificate: TLS, context: ssl.SSLCon
     offering = ssl.create_default_context(cafile=str(certificate.cert))
     offering.set_alpn_protocols(["theirs", "ours"])
     with Server(by(mode, Told, AsyncTold), TCP, mode=mode) as server, client_of(server) as plain:
-        assert line(plain) == b"None\n"
+        assert read_line(plain) == b"None\n"
         with offering.wrap_socket(plain, server_hostname="localhost") as client:
-            assert line(client) == b"TLSv1.3 localhost ours True\n"
+            assert read_line(client) == b"TLSv1.3 localhost ours True\n"
             leave(client)
     with Server(by(mode, Told, AsyncTold), TCP, mode=mode, tls=served) as server:
         with client_of(server) as plain, offering.wrap_socket(plain, server_hostname="localhost") as client:
-            assert line(client) == b"TLSv1.3 localhost ours True\n"
+            assert read_line(client) == b"TLSv1.3 localhost ours True\n"
             assert is_over(client)  # of start_tls() on a connection that speaks TLS already
             leave(client)
         assert ended(server) == {"handler_error": 1}
@@ -170,7 +152,7 @@ def test_plaintext_behind_the_command_is_never_executed(
     """In one segment with it, so that it is buffered, or behind it, so that it waits in the kernel (CVE-2011-0411)."""
     with Server(lines(mode, ServerTLS(certificate)), TCP, mode=mode) as server, client_of(server) as client:
         client.sendall(b"STARTTLS\n" if apart else b"STARTTLS\nEVIL\n")
-        assert line(client) == b"go on\n"
+        assert read_line(client) == b"go on\n"
         if apart:
             client.sendall(b"EVIL\n")
         with contextlib.suppress(ConnectionResetError):
@@ -215,7 +197,7 @@ def test_plaintext_that_the_handler_itself_has(mode: str, certificate: TLS) -> N
 
     with Server(by(mode, Careful, AsyncCareful), TCP, mode=mode) as server, client_of(server) as client:
         client.sendall(b"STARTTLS\nEVIL\n")
-        assert line(client) == b"no\n"
+        assert read_line(client) == b"no\n"
         assert is_over(client)
 
 
@@ -228,7 +210,7 @@ def test_a_handshake_behind_the_command_is_one(mode: str, certificate: TLS, cont
         shaking.do_handshake()
     with Server(lines(mode, ServerTLS(certificate)), TCP, mode=mode) as server, client_of(server) as client:
         client.sendall(b"STARTTLS\n" + outgoing.read())
-        assert line(client) == b"go on\n"
+        assert read_line(client) == b"go on\n"
         while True:
             try:
                 shaking.do_handshake()
@@ -259,9 +241,9 @@ def test_a_server_that_would_execute_it_is_found_out(certificate: TLS, context: 
 
     with Server(Broken, TCP, mode="thread") as server, client_of(server) as plain:
         plain.sendall(b"STARTTLS\nEVIL\n")
-        assert line(plain) == b"go on\n"
+        assert read_line(plain) == b"go on\n"
         with context.wrap_socket(plain, server_hostname="localhost") as client:
-            assert line(client) == b"EVIL\n"
+            assert read_line(client) == b"EVIL\n"
 
 
 # -- handshakes that come to nothing -----------------------------------------------------------------------------------
@@ -274,7 +256,7 @@ def test_a_handshake_that_never_comes(mode: str, said: bytes, certificate: TLS) 
     handler = lines(mode, ServerTLS(certificate))
     with Server(handler, TCP, mode=mode, limits=limits) as server, client_of(server) as client:
         client.sendall(b"STARTTLS\n")
-        assert line(client) == b"go on\n"
+        assert read_line(client) == b"go on\n"
         client.sendall(said)
         assert is_over(client)
         assert ended(server) == {"handshake_timeout": 1}
@@ -288,7 +270,7 @@ def test_a_handshake_that_never_comes(mode: str, said: bytes, certificate: TLS) 
 def test_a_client_that_goes_or_speaks_no_tls(mode: str, said: bytes, reason: str, certificate: TLS) -> None:
     with Server(lines(mode, ServerTLS(certificate)), TCP, mode=mode) as server, client_of(server) as client:
         client.sendall(b"STARTTLS\n")
-        assert line(client) == b"go on\n"
+        assert read_line(client) == b"go on\n"
         client.sendall(said)
         client.shutdown(socket.SHUT_WR)
         assert is_over(client)
@@ -315,7 +297,7 @@ def test_the_deadlines_go_on(mode: str, certificate: TLS, context: ssl.SSLContex
     with Server(lines(mode, ServerTLS(certificate)), TCP, mode=mode, limits=limits) as server:
         with gone_over(server, context) as client:
             client.sendall(b"secret\n")
-            assert line(client) == b"secret by TLSv1.3\n"
+            assert read_line(client) == b"secret by TLSv1.3\n"
             assert is_over(client)
         assert ended(server) == {"idle": 1}
 
@@ -348,7 +330,7 @@ def test_the_files_are_made_as_before(
     with Server(lines(mode, ServerTLS(certificate), **sizes), TCP, mode=mode) as server:
         with gone_over(server, context) as client:
             client.sendall(b"secret\n")
-            assert line(client) == b"secret by TLSv1.3\n"
+            assert read_line(client) == b"secret by TLSv1.3\n"
 
 
 # -- misuse ------------------------------------------------------------------------------------------------------------
@@ -407,12 +389,12 @@ def test_a_server_of_the_standard_library(certificate: TLS, context: ssl.SSLCont
         thread.start()
         with socket.create_connection(server.server_address, SOON) as plain:
             plain.sendall(b"STARTTLS\n")
-            assert line(plain) == b"go on\n"
+            assert read_line(plain) == b"go on\n"
             with context.wrap_socket(plain, server_hostname="localhost", suppress_ragged_eofs=False) as client:
                 client.sendall(b"secret\n")
                 with pytest.raises(AttributeError):
                     _ = plain.tls  # type: ignore[attr-defined]
-                assert line(client) == b"secret by TLSv1.3\n"
+                assert read_line(client) == b"secret by TLSv1.3\n"
                 socket.socket.shutdown(client, socket.SHUT_WR)
                 assert client.recv(10) == b""
         thread.join(SOON)

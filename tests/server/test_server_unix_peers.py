@@ -7,12 +7,11 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from native_support import HERE, MODES, SOON, by, dial, ended, is_over, leave, until
+from native_support import HERE, MODES, SOON, by, client_of, ended, is_over, until
 
 from jackfield import AsyncRequestHandler, BaseRequestHandler, Server, socketserver
 from jackfield.admission import Credentials, PeerList
@@ -52,15 +51,6 @@ def who(mode: str) -> Any:
 @pytest.fixture
 def path(tmp_path: Path) -> str:
     return str(tmp_path / "s")
-
-
-@contextlib.contextmanager
-def client_of(server: Server) -> Iterator[socket.socket]:
-    client = dial(server)
-    try:
-        yield client
-    finally:
-        leave(client)
 
 
 def told(client: socket.socket, sent: bytes = b"who am I?") -> str:

@@ -70,11 +70,7 @@ class Entry:
 
     def begin(self, connection: Connection) -> None:
         """It is on its way in from now on."""
-        connection.established = False
         self._entering.add(connection.id)
-        if not self._guard.connections.elsewhere:
-            # Its first look was set by the deadlines of those that are in, which may be later ones, or none.
-            self._guard.deadlines.enter(connection)
 
     def let_in_at_once(self, connection: Connection, sock: socket) -> bool:
         """Let it in without waiting, where a PROXY header is all that comes first and is there already: a proxy sends

@@ -71,7 +71,7 @@ class Streams:
         sock, peer = taken[0], peer_of(*taken)
         entry = self.entries.get(listener, self.entry)
         unless = Reason.LIMIT_HANDSHAKES if entry is not None and entry.full else None
-        connection = self.guard.let_in(sock, peer, listener.location, unless)
+        connection = self.guard.let_in(sock, peer, listener.location, unless, established=entry is None)
         if connection is None:
             return
         if entry is not None:
