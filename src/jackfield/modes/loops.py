@@ -6,6 +6,7 @@ Neither ticks: a server with nothing to do makes no wake-ups.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -65,20 +66,19 @@ class _SignalPipe:
         os.set_blocking(self.writing, False)
         self._hears = False
 
-    @staticmethod
-    def may_listen() -> bool:
-        """False on other threads than the main one, and where somebody sees to it already: asyncio, uvloop, serve()."""
+    def listen(self) -> bool:
+        """Whether it is told of signals from now on: not on other threads than the main one, nor where somebody sees to
+        them already (asyncio, uvloop, serve())."""
         if threading.current_thread() is not threading.main_thread():
             return False
-        before = signal.set_wakeup_fd(-1)
-        if before != -1:
+        before = signal.set_wakeup_fd(self.writing, warn_on_full_buffer=False)
+        self._hears = before == -1
+        if not self._hears:
             signal.set_wakeup_fd(before, warn_on_full_buffer=False)
-        return before == -1
-
-    def listen(self) -> None:
-        if self.may_listen():
-            signal.set_wakeup_fd(self.writing, warn_on_full_buffer=False)
-            self._hears = True
+            # There is no other way to ask who listens. A signal that came meanwhile was told to the wrong one.
+            with contextlib.suppress(OSError):
+                os.write(before, os.read(self.reading, 4096))
+        return self._hears
 
     def empty(self) -> None:
         try:
@@ -164,12 +164,15 @@ class GreenLoop:
         self._listen_to_signals()
 
     def _listen_to_signals(self) -> None:
-        if _SignalPipe.may_listen():
-            self._pipe = _SignalPipe()
-            self._pipe.listen()
-            self.watch(self._pipe.reading, self._pipe.empty)
+        if threading.current_thread() is not threading.main_thread():
+            return
+        pipe = _SignalPipe()
+        if pipe.listen():
+            self._pipe = pipe
+            self.watch(pipe.reading, pipe.empty)
             _deaf.discard(self)
-        elif threading.current_thread() is threading.main_thread():
+        else:
+            pipe.close()
             _deaf.add(self)
 
     def watch(self, fd: int, ready: Callback) -> None:
