@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from real_haproxy import haproxy_program, haproxy_running
 from real_support import SECONDS
 
 from jackfield.errors import ProxyError
@@ -26,10 +27,7 @@ LOOPBACK6 = "::1"
 
 @pytest.fixture(scope="session")
 def haproxy() -> str:
-    path = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/local/sbin:/usr/sbin")
-    if path is None:
-        pytest.skip("no haproxy on this machine: install Debian's package haproxy")
-    return path
+    return haproxy_program()
 
 
 def listening(host: str = "127.0.0.1") -> socket.socket:
@@ -45,42 +43,11 @@ def listening(host: str = "127.0.0.1") -> socket.socket:
 def proxied(
     haproxy: str, folder: Path, front: socket.socket, server: str, bind: str = "", frontend: str = ""
 ) -> Iterator[socket.socket]:
-    """A HAProxy that serves ``front``, and the listener behind it, to which it is told to connect as ``server`` says.
-
-    It inherits the listening socket, so nobody waits for it to open one, and no port is chosen twice.
-    """
+    """A HAProxy that serves ``front``, and the listener behind it, reached as ``server`` says."""
     with listening() as back:
-        config = folder / "haproxy.cfg"
-        config.write_text(
-            f"""
-global
-    maxconn 50
-defaults
-    mode tcp
-    timeout connect {SECONDS:.0f}s
-    timeout client {SECONDS:.0f}s
-    timeout server {SECONDS:.0f}s
-frontend front
-    bind fd@{front.fileno()} {bind}
-    {frontend}
-    default_backend back
-backend back
-    server real 127.0.0.1:{back.getsockname()[1]} {server}
-"""
-        )
-        with (folder / "log").open("wb") as log:
-            process = subprocess.Popen(
-                [haproxy, "-db", "-f", str(config)],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[front.fileno()],
-            )  # fmt: skip
-        try:
+        backend = f"server real 127.0.0.1:{back.getsockname()[1]} {server}"
+        with haproxy_running(haproxy, folder, front, backend, bind=bind, frontend=frontend):
             yield back
-            assert process.poll() is None, (folder / "log").read_text()
-        except TimeoutError:
-            pytest.fail(f"nothing came: haproxy ended with {process.poll()}, {(folder / 'log').read_text()}")
-        finally:
-            process.kill()
-            process.wait()
 
 
 def received(back: socket.socket, after: bytes = GREETING) -> tuple[ProxyHeader, Any]:

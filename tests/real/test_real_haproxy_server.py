@@ -6,9 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import shutil
 import socket
-import subprocess
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -17,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from real_haproxy import haproxy_program, haproxy_running
 from real_support import SECONDS
 
 import jackfield
@@ -44,44 +43,18 @@ BACKENDS = {
 
 @pytest.fixture(scope="module")
 def program() -> str:
-    path = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/local/sbin:/usr/sbin")
-    if path is None:
-        pytest.skip("no haproxy on this machine: install Debian's package haproxy")
-    return path
+    return haproxy_program()
 
 
 @contextlib.contextmanager
 def haproxy(program: str, folder: Path, server: str, bind: str = "", checks: str = "") -> Iterator[tuple[str, int]]:
     """One that passes what comes at the address that this yields on to ``server``."""
-    with socket.create_server(("127.0.0.1", 0), backlog=256) as front:
-        (folder / "haproxy.cfg").write_text(
-            f"""
-global
-    maxconn 500
-defaults
-    mode tcp
-    timeout connect {SECONDS:.0f}s
-    timeout client {SECONDS:.0f}s
-    timeout server {SECONDS:.0f}s
-frontend front
-    bind fd@{front.fileno()} {bind}
-    default_backend back
-backend back
-    {checks}
-    server ours {server}
-"""
-        )
-        with (folder / "log").open("wb") as log:
-            process = subprocess.Popen(
-                [program, "-db", "-f", str(folder / "haproxy.cfg")],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[front.fileno()],
-            )  # fmt: skip
-        try:
-            yield front.getsockname()
-            assert process.poll() is None, (folder / "log").read_text()
-        finally:
-            process.kill()
-            process.wait()
+    backend = f"{checks}\n    server ours {server}"
+    with (
+        socket.create_server(("127.0.0.1", 0), backlog=256) as front,
+        haproxy_running(program, folder, front, backend, bind=bind, connections=500),
+    ):
+        yield front.getsockname()
 
 
 def told(peer: Any, header: ProxyHeader | None) -> bytes:
