@@ -25,9 +25,8 @@ class Connection:
     """One accepted peer, from accept to its end.
 
     ``peer`` is its address as the socket module gives it (the real one, once a PROXY header has told it), or for a Unix
-    socket the :class:`~jackfield.admission.Credentials` of the process there; ``listener``
-    is the text of the address it came in by. The connection does not keep the socket alive: a handler that lets go of
-    it ends it.
+    socket the :class:`~jackfield.admission.Credentials` of the process there; ``listener`` is the text of the address
+    it came in by. The connection does not keep the socket alive: a handler that lets go of it ends it.
     """
 
     __slots__ = (
@@ -35,7 +34,11 @@ class Connection:
         "reason", "since",
     )  # fmt: skip
 
-    def __init__(self, table: Connections, id: int, sock: Any, peer: Any, listener: str) -> None:
+    #: Its socket as it is now, and what the table finds it by.
+    _socket: weakref.ref[Any]
+    _key: int
+
+    def __init__(self, table: Connections, id: int, peer: Any, listener: str) -> None:
         self.id = id
         self.peer = peer
         self.listener = listener
@@ -44,8 +47,6 @@ class Connection:
         #: False while its PROXY header and TLS handshake are not done.
         self.established = True
         self._table = table
-        self._socket = weakref.ref(sock)
-        self._key = 0
         #: When it was accepted, by the table's clock.
         self.since = table.clock.now()
         #: What the watch over deadlines remembers of it from one look to the next.
@@ -189,12 +190,13 @@ class Connections:
         self.total = 0
 
     def enter(self, sock: Any, peer: Any, listener: str = "") -> Connection:
-        connection = Connection(self, next(self._ids), sock, peer, listener)
+        connection = Connection(self, next(self._ids), peer, listener)
         self.total += 1
         self._hold(connection, sock)
         return connection
 
     def _hold(self, connection: Connection, sock: Any) -> None:
+        """It is the connection of ``sock`` from now on."""
         key = connection._key = id(sock)
         if self.on_lost is not None:
             connection._socket = weakref.ref(sock, functools.partial(self._lose, key))
@@ -222,10 +224,6 @@ class Connections:
         """The connection is done with, whatever has become of its socket."""
         if self._by_socket.get(connection._key) is connection:
             del self._by_socket[connection._key]
-
-    def leave(self, sock: Any) -> None:
-        """The connection of ``sock`` is done with, if it has one."""
-        self._by_socket.pop(id(sock), None)
 
     @property
     def entered(self) -> int:

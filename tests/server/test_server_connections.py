@@ -363,10 +363,10 @@ def test_leaving_twice_and_without_having_been_there() -> None:
     connections = Connections()
     left, right = socket.socketpair()
     with left, right:
-        connections.leave(left)
-        connections.enter(left, "peer")
-        connections.leave(left)
-        connections.leave(left)
+        connections.remove(Connections().enter(left, "another table's"))
+        connection = connections.enter(left, "peer")
+        connections.remove(connection)
+        connections.remove(connection)
         assert len(connections) == 0
 
 

@@ -85,10 +85,7 @@ class Line:
         """
         if self._sock.type != _socket_std.SOCK_STREAM:
             raise UsageError(f"--send-proxy begins a stream, and {self.peer} is none: leave it out")
-        from jackfield.proxyheader import (
-            encode,
-            own_header,  # seldom wanted
-        )
+        from jackfield.proxyheader import encode, own_header  # late: seldom wanted
 
         shown: Any = None
         if proxy.source is not None:
