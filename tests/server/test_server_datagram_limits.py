@@ -263,6 +263,8 @@ def flooded(mode: str, limits: Limits) -> Iterator[Server]:
                 with client_of(server, "127.0.9.9") as client:
                     client.send(b"flood")
                     until(lambda sent=number: server.info().datagrams == sent)
+                    # A worker that has not taken its own yet leaves one place less for those that wait.
+                    until(lambda: not crew._queue.available or crew._queue.in_hand == 30)
             yield server
         finally:
             go.set()

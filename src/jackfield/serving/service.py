@@ -174,7 +174,7 @@ class Service:
             dropped=datagrams.dropped,
             kernel_dropped=datagrams.kernel_dropped,
             withheld=datagrams.withheld,
-            ends={reason.value: count for reason, count in guard.ends.items()},
+            ends={reason.value: count for reason, count in guard.ends.copy().items()},
             refusals={reason.value: count for reason, count in refusals.items()},
             uptime=uptime,
         )
