@@ -79,16 +79,27 @@ int replace_method(PyObject *type, PyMethodDef *method, PyObject **pure);
 static inline int is_somebody(PyObject *waiter) { return waiter != NULL && waiter != Py_None; }
 Channel *usable_channel(PyObject *socket, PyObject *poller);
 
+/* poller.c */
+Channel *make_channel(int fd, PyObject *poller);
+int enter_channel(Core *core, Channel *channel);
+int leave_channel(Core *core, Channel *channel);
+
 /* sockets.c */
 extern PyTypeObject *green_type;
 extern Py_ssize_t green_hub, green_poller;
 extern Py_ssize_t socket_channel, socket_patience, socket_switched, socket_received, socket_sent;
+extern Py_ssize_t socket_registered, socket_short_is_empty, socket_at_end;
+const int *socket_numbers(PyObject *socket);
+int settle_counts(PyObject *socket);
 enum outcome { DONE, WAIT, FAILED };
 enum outcome receive_now(PyObject *socket, Channel *channel, Py_ssize_t size, PyObject **data);
 enum outcome send_now(PyObject *socket, Channel *channel, PyObject *data, Py_ssize_t *taken);
 int raise_conflict(Channel *channel, PyObject *waiter);
 void raise_errno(Channel *channel);
 PyObject *install_socket(PyObject *module, PyObject *args);
+
+/* accepting.c */
+PyObject *install_accepting(PyObject *module, PyObject *args);
 
 /* tasks.c */
 extern PyTypeObject *task_type;

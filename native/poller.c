@@ -15,20 +15,24 @@ static PyObject *name_switch, *name_popleft, *name_append;
 
 /* -- Channel ------------------------------------------------------------------------------------------------------ */
 
-static PyObject *channel_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"fd", "poller", NULL};
-    int fd;
-    PyObject *poller;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "iO", names, &fd, &poller))
-        return NULL;
-    Channel *self = (Channel *)type->tp_alloc(type, 0);
+Channel *make_channel(int fd, PyObject *poller) {
+    Channel *self = (Channel *)Channel_Type.tp_alloc(&Channel_Type, 0);
     if (self == NULL)
         return NULL;
     alive_channels++;
     self->fd = fd;
     self->readable = self->writable = 1;
     self->poller = Py_NewRef(poller);
-    return (PyObject *)self;
+    return self;
+}
+
+static PyObject *channel_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"fd", "poller", NULL};
+    int fd;
+    PyObject *poller;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "iO", names, &fd, &poller))
+        return NULL;
+    return (PyObject *)make_channel(fd, poller);
 }
 
 static int channel_traverse(Channel *self, visitproc visit, void *arg) {
@@ -206,30 +210,45 @@ static PyObject *core_channels(Core *self, void *unused) {
     return channels;
 }
 
-static PyObject *core_enter(Core *self, PyObject *argument) {
-    if (!Py_IS_TYPE(argument, &Channel_Type)) {
-        PyErr_SetString(PyExc_TypeError, "enter() takes a Channel");
-        return NULL;
-    }
-    Channel *channel = (Channel *)argument;
+int enter_channel(Core *self, Channel *channel) {
     int fd = channel->fd;
     if (fd < 0) {
         PyErr_SetString(PyExc_ValueError, "a descriptor is not negative");
-        return NULL;
+        return -1;
     }
     if (fd >= self->table_size) {
         int size = self->table_size ? self->table_size : 64;
         while (size <= fd)
             size *= 2;
         Channel **table = PyMem_Realloc(self->table, sizeof(Channel *) * size);
-        if (table == NULL)
-            return PyErr_NoMemory();
+        if (table == NULL) {
+            PyErr_NoMemory();
+            return -1;
+        }
         memset(table + self->table_size, 0, sizeof(Channel *) * (size - self->table_size));
         self->table = table;
         self->table_size = size;
     }
-    Py_XSETREF(self->table[fd], (Channel *)Py_NewRef(argument));
+    Py_XSETREF(self->table[fd], (Channel *)Py_NewRef((PyObject *)channel));
+    return 0;
+}
+
+static PyObject *core_enter(Core *self, PyObject *argument) {
+    if (!Py_IS_TYPE(argument, &Channel_Type)) {
+        PyErr_SetString(PyExc_TypeError, "enter() takes a Channel");
+        return NULL;
+    }
+    if (enter_channel(self, (Channel *)argument) < 0)
+        return NULL;
     Py_RETURN_NONE;
+}
+
+/* Whether it was there; who calls holds it. */
+int leave_channel(Core *self, Channel *channel) {
+    if (channel_of(self, channel->fd) != channel)
+        return 0;
+    Py_CLEAR(self->table[channel->fd]);
+    return 1;
 }
 
 static PyObject *core_leave(Core *self, PyObject *argument) {
@@ -237,12 +256,7 @@ static PyObject *core_leave(Core *self, PyObject *argument) {
         PyErr_SetString(PyExc_TypeError, "leave() takes a Channel");
         return NULL;
     }
-    int fd = ((Channel *)argument)->fd;
-    if (fd >= 0 && fd < self->table_size && self->table[fd] == (Channel *)argument) {
-        Py_CLEAR(self->table[fd]); /* who calls holds it */
-        Py_RETURN_TRUE;
-    }
-    Py_RETURN_FALSE;
+    return PyBool_FromLong(leave_channel(self, (Channel *)argument));
 }
 
 static PyObject *core_clear_all(Core *self, PyObject *unused) {

@@ -9,7 +9,7 @@ PyTypeObject *green_type;
 Py_ssize_t green_hub, green_poller;
 Py_ssize_t socket_channel, socket_patience, socket_switched, socket_received, socket_sent;
 static Py_ssize_t socket_waits;
-static Py_ssize_t socket_registered;
+Py_ssize_t socket_registered, socket_short_is_empty, socket_at_end;
 
 static PyObject *pure_recv, *pure_sendall; /* methods of the class that are replaced, as functions */
 static PyObject *recv_otherwise, *sendall_otherwise, *send_rest; /* and those that are called in their place */
@@ -40,6 +40,17 @@ static PyObject *count_get(PyObject *self, void *which) {
     SLOT(self, offset) = Py_NewRef(sum);
     Py_DECREF(old);
     return sum;
+}
+
+/* Brings both up to date, before the channel goes. */
+int settle_counts(PyObject *self) {
+    for (int which = 0; which < 2; which++) {
+        PyObject *count = count_get(self, which ? self : NULL);
+        if (count == NULL)
+            return -1;
+        Py_DECREF(count);
+    }
+    return 0;
 }
 
 static int count_set(PyObject *self, PyObject *value, void *which) {
@@ -102,6 +113,14 @@ static void lengthen_streak(PyObject *socket, Channel *channel) {
     }
 }
 
+/* A stream that has ended once has nothing more to give; a record of no bytes, of another kind of socket, is no end. */
+static void note_end(PyObject *self) {
+    if (SLOT(self, socket_short_is_empty) == Py_True && SLOT(self, socket_at_end) == Py_False) {
+        SLOT(self, socket_at_end) = Py_NewRef(Py_True);
+        Py_DECREF(Py_False);
+    }
+}
+
 enum outcome receive_now(PyObject *socket, Channel *channel, Py_ssize_t size, PyObject **data) {
     PyObject *bytes = NULL;
     char *buffer = scratch;
@@ -137,6 +156,8 @@ enum outcome receive_now(PyObject *socket, Channel *channel, Py_ssize_t size, Py
         _PyBytes_Resize(&bytes, taken);
     if (bytes == NULL)
         return FAILED;
+    if (taken == 0)
+        note_end(socket);
     channel->received += taken;
     channel->large = taken >= LARGE;
     /* A short read has emptied the buffer of a stream; after a hang-up, which is told once, one must go on trying. */
@@ -224,6 +245,11 @@ static PyObject *recv_green(PyObject *self, Channel *channel, PyObject *green, P
  * it was not so. */
 static Py_ssize_t socket_fd;
 
+/* Its descriptor, family, type and protocol, as they are in the standard library's object; NULL where that is another. */
+const int *socket_numbers(PyObject *self) {
+    return socket_fd ? (const int *)((char *)self + socket_fd) : NULL;
+}
+
 /* The descriptor of a socket on which a plain thread may simply block; -1 where there is more to think about. */
 static int blocking_fd(PyObject *self) {
     if (socket_fd == 0 || SLOT(self, socket_switched) != Py_False || SLOT(self, socket_patience) != Py_None)
@@ -281,6 +307,8 @@ static PyObject *recv_plain(PyObject *self, int fd, Py_ssize_t size) {
             return NULL;
         }
     } while (taken < 0);
+    if (taken == 0)
+        note_end(self);
     if (bytes == NULL)
         bytes = PyBytes_FromStringAndSize(buffer, taken);
     else if (taken != size)
@@ -399,6 +427,8 @@ PyObject *install_socket(PyObject *module, PyObject *args) {
         find_slot(type, "_switched", &socket_switched) < 0 ||
         find_slot(type, "_registered", &socket_registered) < 0 || find_slot(type, "received", &socket_received) < 0 ||
         find_slot(type, "sent", &socket_sent) < 0 || find_slot(type, "waits", &socket_waits) < 0 ||
+        find_slot(type, "_short_is_empty", &socket_short_is_empty) < 0 ||
+        find_slot(type, "_at_end", &socket_at_end) < 0 ||
         find_slot(green, "hub", &green_hub) < 0 || find_slot(green, "poller", &green_poller) < 0)
         return NULL;
     green_type = (PyTypeObject *)Py_NewRef(green);

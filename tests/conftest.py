@@ -17,6 +17,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -48,8 +49,20 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 def pytest_configure(config: pytest.Config) -> None:
     """Registers the opt-out, and refuses to run without the bound."""
     config.addinivalue_line("markers", "leaks(reason): this test may leave descriptors or threads behind, and why")
+    config.addinivalue_line("markers", "slow: takes seconds; .ci/run has it on one Python only, make test on each")
     if not config.pluginmanager.hasplugin("timeout"):
         raise pytest.UsageError("the tests are bounded by pytest-timeout: pip install pytest-timeout")
+
+
+#: Folders whose tests are about whole programs: slow, all of them.
+SLOW_FOLDERS = {"benchmarks", "docs", "real", "supervisor"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks them, so that one Python is enough for them in .ci/run."""
+    for item in items:
+        if SLOW_FOLDERS & set(item.path.relative_to(Path(__file__).parent).parts[:1]):
+            item.add_marker(pytest.mark.slow)
 
 
 def pytest_collection_finish() -> None:

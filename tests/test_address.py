@@ -68,6 +68,11 @@ FORMS: list[tuple[str | int, Address]] = [
     ("unixpacket:/p", Address("unixpacket", path="/p")),
     ("fd://3", Address("fd", fd=3)),
     ("fd://0", Address("fd", fd=0)),
+    ("systemd:", Address("systemd")),
+    ("systemd:echo", Address("systemd", "echo")),
+    ("SystemD:a.socket", Address("systemd", "a.socket")),
+    ("systemd:my%20web/1", Address("systemd", "my web/1")),
+    ("systemd:50%25%3F", Address("systemd", "50%?")),
 ]
 
 # The text, a word of what must be said about it, and the text that is offered in its place.
@@ -131,8 +136,12 @@ MISTAKES: list[tuple[Any, str, str]] = [
     ("tls://8443", "no port", "tls://127.0.0.1:8443"),
     ("tls4://[::1]:9", "IPv6 address after tls4", "tls6://[::1]:9"),
     ("tsl://h:9", "unknown scheme 'tsl'", "tls://h:9"),
-    ("systemd:", "systemd: is not supported yet", "tcp://127.0.0.1:9999"),
-    ("systemd:echo", "systemd: is not supported yet", "tcp://127.0.0.1:9999"),
+    ("systemd://echo", "// where a name begins", "systemd:echo"),
+    ("systemd:///run/x", "// where a name begins", "systemd:/run/x"),
+    ("systemd:a:b", "no name of a passed socket", "systemd:a"),
+    ("systemd:" + "x" * 256, "no name of a passed socket", "systemd:"),
+    ("systemd:ä", "no name of a passed socket", "systemd:"),
+    ("systemd:echo?mode=660", "(systemd: has none)", "systemd:echo"),
     ("vsock://3:99", "vsock: is not supported yet", "tcp://127.0.0.1:9999"),
     ("tcp://h:1/", "path after the port", "tcp://h:1"),
     ("tcp://h/x", "path after the port", "tcp://h:9999"),
@@ -207,7 +216,7 @@ def test_a_path_may_be_as_long_as_the_kernel_takes_and_no_longer(tmp_path: Any, 
 
 
 def test_what_kind_of_socket_an_address_means() -> None:
-    texts = ("1", "tls://:1", "tls6://:1", "udp://:1", "/p", "unixgram:/p", "unixpacket:/p", "fd://3")
+    texts = ("1", "tls://:1", "tls6://:1", "udp://:1", "/p", "unixgram:/p", "unixpacket:/p", "fd://3", "systemd:")
     kinds = {text: parse_address(text) for text in texts}
     assert [text for text, address in kinds.items() if address.is_tls] == ["tls://:1", "tls6://:1"]
     assert [text for text, address in kinds.items() if address.is_datagram] == ["udp://:1", "unixgram:/p"]

@@ -18,7 +18,8 @@ PAGE = Path(__file__).parents[1] / "docs" / "reference.md"
 SCHEMES: tuple[str, ...] = get_args(Scheme)
 #: An address of each scheme, without options.
 PLAIN = {scheme: f"{scheme}:/p" if scheme.startswith("unix") else f"{scheme}://:1" for scheme in SCHEMES} | {
-    "fd": "fd://3"
+    "fd": "fd://3",
+    "systemd": "systemd:echo",
 }
 EVERY = [(scheme, name) for name, option in OPTIONS.items() for scheme in sorted(option.schemes)]
 

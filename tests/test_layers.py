@@ -25,7 +25,10 @@ LEVELS: list[set[str]] = [
     {"reactor"},
     {"messages", "socket", "streams", "sync", "adopt"},
     {"door", "connecting", "tls"},
-    {"handlers", "modes", "connections", "deadlines", "endings", "guard", "gate", "datagramgate", "replies"},
+    {
+        "handlers", "modes", "connections", "deadlines", "draining", "endings", "guard", "gate", "datagramgate",
+        "replies",
+    },
     {"baseserver", "mixins", "socketserver", "serving", "server", "signals"},
     {"supervisor", "admin"},
     # The face of the package.  It hands on names of every level; only what stands above it may ask it for one.

@@ -131,7 +131,9 @@ def sizes(arena: Arena) -> Found:
 
 def loop(arena: Arena) -> Found:
     """One datagram that seems to come from another server of the same kind: how many follow it in a second and a half?
-    Only in a network namespace of this row's own, where nobody else's are counted."""
+    Only in a network namespace of this row's own, where nobody else's are counted. The honest client asks 50 times a
+    second here: more than 100 answers a second to one address are what ends such a loop (`reply_rate_per_address`), and
+    to a server that is talked to in another's name nothing tells the two apart, as each answers all it is sent."""
     with started(arena.target.name, arena.setup) as other:
         time.sleep(1.5)  # what the honest client has used of a rate, which is that of this address, is there again
         before = _received()

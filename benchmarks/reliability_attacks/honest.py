@@ -1,11 +1,12 @@
 """The honest client: one request after another on new connections, in a process of its own, so that no attack shares
 its interpreter. Started by ``target.py``.
 
-    python benchmarks/reliability_attacks/honest.py '{"kind": "tcp", "port": 9999}'
+    python benchmarks/reliability_attacks/honest.py '{"kind": "tcp", "port": 9999, "pause": 0.005}'
 
 It says ``ready``. On a ``b`` it starts asking, on an ``e`` it says in one line of JSON what has become of its requests,
 at the end of its standard input it ends. ``kind`` is
-``tcp``, ``tls``, ``proxy`` (a PROXY header comes first), ``unix`` or ``udp``.
+``tcp``, ``tls``, ``proxy`` (a PROXY header comes first), ``unix`` or ``udp``; ``pause`` is the seconds from one answer
+to the next request.
 """
 
 from __future__ import annotations
@@ -20,9 +21,6 @@ import time
 from typing import Any
 
 HOST = "127.0.0.1"
-
-#: Seconds from one answer to the next request.
-PAUSE = 0.005
 
 #: Seconds after which a request is lost; a datagram is asked for only once.
 PATIENCE = 2.0
@@ -41,6 +39,7 @@ def percentile(values: list[float], share: float) -> float | None:
 class Asker:
     def __init__(self, setup: dict[str, Any]) -> None:
         self.kind = setup["kind"]
+        self.pause: float = setup["pause"]
         self.where: Any = setup.get("path") or (HOST, setup["port"])
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self.context.check_hostname = False
@@ -87,7 +86,7 @@ def phase(asker: Asker) -> dict[str, Any]:
     taken: list[float] = []
     lost: dict[str, int] = {}
     number = in_a_row = 0
-    while not select.select([0], [], [], PAUSE if in_a_row < ENOUGH else PATIENCE)[0]:
+    while not select.select([0], [], [], asker.pause if in_a_row < ENOUGH else PATIENCE)[0]:
         number += 1
         began = time.perf_counter()
         try:

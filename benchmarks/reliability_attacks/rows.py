@@ -82,6 +82,7 @@ class Row:
     ``honest``: whether the client that is none of them asks during the attack, only after it, or not at all.
     ``room``: mode ``thread`` may have as many threads as there are attackers, and some more; else its own 256.
     ``namespace``: only in a network namespace of its own, with root's rights.
+    ``pause``: seconds from an answer that the honest client has to its next request.
     """
 
     number: str
@@ -97,6 +98,7 @@ class Row:
     room: bool = True
     descriptors: int | None = None
     namespace: bool = False
+    pause: float = 0.005
     seconds: float = 9.0
 
     @property
@@ -173,7 +175,7 @@ ROWS = (
         honest="after", seconds=24.0),
     Row("34", "datagrams of every size", datagrams.sizes, (Bar("shortened", "=", 0),), kind="udp"),
     Row("35", "a datagram in another server's name", datagrams.loop, (Bar("datagrams", "≤", 100),),
-        kind="udp", honest="after", limits={"exempt": []}, namespace=True),
+        kind="udp", honest="after", limits={"exempt": []}, pause=0.02, namespace=True),
     Row("37", "the listener is shut down from outside", listening.lost_listener, (Bar("noticed_s", "≤", 1, "s"),),
         honest="none"),
 )  # fmt: skip

@@ -201,8 +201,8 @@ class Watch:
 class Honest:
     """The honest client of a server: one request after another from ``begin`` to ``end``."""
 
-    def __init__(self, target: Target, kind: str) -> None:
-        setup = {"kind": kind, "port": target.port, "path": target.path}
+    def __init__(self, target: Target, kind: str, pause: float) -> None:
+        setup = {"kind": kind, "port": target.port, "path": target.path, "pause": pause}
         self._process = subprocess.Popen(
             [sys.executable, str(HERE / "honest.py"), json.dumps(setup)],
             stdin=subprocess.PIPE,

@@ -100,7 +100,7 @@ def trial(row: Row, name: str, conditions: Conditions, seconds: float) -> Found:
         target = exits.enter_context(
             started(name, setup, descriptors=row.descriptors, processor=conditions.server_processor)
         )
-        honest = exits.enter_context(Honest(target, row.kind)) if row.honest != "none" else None
+        honest = exits.enter_context(Honest(target, row.kind, row.pause)) if row.honest != "none" else None
         alone = None
         if honest is not None:
             asked(honest, 0.2)  # what a server and its client do only once is done

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .reactor import GreenExit, GreenThread, await_, green, offload, run, sleep, spawn
     from .server import Server
     from .serving import ServerInfo
-    from .signals import serve
+    from .supervisor import serve
 
 # Where each name lives. Imported when first asked for: `jackfield --version` needs none of it, and a program that
 # wants the sockets need not load the servers.
@@ -50,7 +50,7 @@ _NAMES = {
     **dict.fromkeys(("GreenExit", "GreenThread", "await_", "green", "offload", "run", "sleep", "spawn"), "reactor"),
     "Server": "server",
     "ServerInfo": "serving",
-    "serve": "signals",
+    "serve": "supervisor",
 }
 _MODULES = ("socket", "socketserver", "sync", "testing")
 

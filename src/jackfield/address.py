@@ -13,6 +13,7 @@ written                                   means
 ``unix:@name``                            Unix stream socket in Linux's abstract namespace (unix(7))
 ``unixgram:``, ``unixpacket:``            Unix datagrams; Unix packets in sequence (``SOCK_SEQPACKET``)
 ``fd://3``                                a descriptor inherited from whoever started the process
+``systemd:``, ``systemd:echo``            the sockets that a service manager passed: all, or those of that name
 ========================================  =====================================================================
 
 Port 0 lets the kernel choose.  What is to hold for one listener follows as options, ``&`` between them:
@@ -41,13 +42,14 @@ from jackfield.errors import AddressError
 __all__ = ["Address", "Scheme", "describe_sockaddr", "parse_address"]
 
 Scheme = Literal[
-    "tcp", "tcp4", "tcp6", "tls", "tls4", "tls6", "udp", "udp4", "udp6", "unix", "unixgram", "unixpacket", "fd"
-]
+    "tcp", "tcp4", "tcp6", "tls", "tls4", "tls6", "udp", "udp4", "udp6", "unix", "unixgram", "unixpacket", "fd",
+    "systemd",
+]  # fmt: skip
 
 _SCHEMES: tuple[str, ...] = get_args(Scheme)
 _UNIX_SCHEMES = frozenset({"unix", "unixgram", "unixpacket"})
 _DATAGRAM_SCHEMES = frozenset({"udp", "udp4", "udp6", "unixgram"})
-_NOT_YET = frozenset({"systemd", "vsock"})
+_NOT_YET = frozenset({"vsock"})
 _EXAMPLE = "tcp://127.0.0.1:9999"
 
 # sun_path holds 108 bytes on Linux, 104 on the BSDs and macOS, the closing NUL among them.  An abstract name has a NUL
@@ -60,6 +62,7 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(//)?")
 _LABEL = re.compile(r"\w(?:[\w-]{0,61}\w)?")
 _NUMERIC_HOST = re.compile(r"[0-9.]+")
 _ZONE = re.compile(r"[A-Za-z0-9._~:@+-]{1,15}")  # IFNAMSIZ is 16, NUL included (netdevice(7))
+_SOCKET_NAME = re.compile(r"[ -9;-~]{0,255}")  # ASCII without the colon (systemd.socket(5), FileDescriptorName=)
 _LARGEST_DESCRIPTOR = 2**31 - 1  # a C int
 
 
@@ -70,7 +73,8 @@ class Address:
     ``str(address)`` is the canonical text, and ``parse_address`` makes an equal ``Address`` of it.
 
     :param scheme: the kind of socket.
-    :param host: a name, an IPv4 address or an IPv6 address without brackets; ``""`` is all interfaces.
+    :param host: a name, an IPv4 address or an IPv6 address without brackets; ``""`` is all interfaces.  Of
+        ``systemd`` the name that a socket was passed by; ``""`` is all of them.
     :param port: 0 to 65535; 0 lets the kernel choose.
     :param path: of a Unix socket; ``"@name"`` is in the abstract namespace.
     :param fd: the number of an inherited descriptor, -1 where the scheme is not ``fd``.
@@ -86,7 +90,7 @@ class Address:
 
     @property
     def is_datagram(self) -> bool:
-        """True for UDP and ``unixgram``; an inherited descriptor has to be asked itself."""
+        """True for UDP and ``unixgram``; an inherited descriptor has to be asked itself, a passed one, too."""
         return self.scheme in _DATAGRAM_SCHEMES
 
     @property
@@ -107,6 +111,8 @@ class Address:
     def __str__(self) -> str:
         if self.scheme == "fd":
             text = f"fd://{self.fd}"
+        elif self.scheme == "systemd":
+            text = f"systemd:{_quote(self.host)}"
         elif self.is_unix:
             # A path that begins with two slashes would read as "unix://" and a host.
             text = f"{self.scheme}:{'//' if self.path.startswith('//') else ''}{_quote(self.path)}"
@@ -226,6 +232,10 @@ def _parse_body(body: str) -> Address:
         if slashes and not rest.startswith("/"):
             _refuse("a host where the path begins", f"{scheme}:/{rest}", f"{scheme}:{rest}", f"{scheme}:/run/x.sock")
         return _parse_path(cast(Scheme, scheme), rest)
+    if scheme == "systemd":
+        if slashes:
+            _refuse("// where a name begins", f"systemd:{rest}")
+        return Address("systemd", _parse_socket_name(rest))
     if not slashes:
         if scheme in _SCHEMES:
             _refuse(f"{scheme}: without //", f"{scheme}://{rest}", f"{scheme}://127.0.0.1:{rest}", f"{scheme}://:9999")
@@ -365,6 +375,13 @@ def _parse_descriptor(digits: str) -> int:
     if not _DIGITS.fullmatch(digits) or len(significant) > 10 or int(significant) > _LARGEST_DESCRIPTOR:
         _refuse(f"no descriptor number: {show(digits)}", "fd://3")
     return int(significant)
+
+
+def _parse_socket_name(quoted: str) -> str:
+    name = unquoted(quoted)
+    if not _SOCKET_NAME.fullmatch(name):
+        _refuse(f"no name of a passed socket: {show(name)}", f"systemd:{name.partition(':')[0]}", "systemd:")
+    return name
 
 
 def _parse_path(scheme: Scheme, quoted: str) -> Address:

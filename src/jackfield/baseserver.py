@@ -21,6 +21,7 @@ from greenlet import getcurrent
 
 from .connections import Connection
 from .door import AcceptPolicy, Action, Pauses, accept_batch
+from .draining import Draining, Farewell, run_goodbye
 from .endings import Failures
 from .events import Reason
 from .gate import Gate, is_unshaken
@@ -65,6 +66,7 @@ class BaseServer:
         self.server_address = server_address
         self.RequestHandlerClass = RequestHandlerClass
         self.__is_shut_down = threading.Event()
+        self._draining = Draining()
         self.__stop_asked = False
         self.__deadline: float | None = None
         self.__loop: Loop | None = None
@@ -100,6 +102,8 @@ class BaseServer:
         ticks. In a green thread it waits cooperatively.
         """
         self.__is_shut_down.clear()
+        if not self.__stop_asked:
+            self._draining.clear()
         loop = open_loop()
         try:
             with self._listener_unblocked():
@@ -338,6 +342,8 @@ class BaseServer:
     @__shutdown_request.setter
     def __shutdown_request(self, value: bool) -> None:
         self.__stop_asked = value
+        if value:
+            self._draining.set()
         self._wake()
 
     def _wake(self) -> None:
@@ -386,8 +392,12 @@ class BaseServer:
 
     def _drain(self) -> None:
         """Wait for the handlers until the deadline, then cut the connections that are left."""
+        farewell = Farewell(self.__gate.connections)
+        self._draining.tell_handlers(run_goodbye)
         while True:
-            left = max(0.0, (self.__deadline or 0.0) - time.monotonic())
+            now = time.monotonic()
+            left = max(0.0, (self.__deadline or 0.0) - now)
+            farewell.look(now)
             # In short steps, because a second stop() may move the deadline forward meanwhile.
             if self._join_units(min(left, DRAIN_STEP)):
                 return

@@ -342,7 +342,7 @@ def _target(
         target = Address("tcp", *address)
     else:
         target = address if isinstance(address, Address) else parse_address(address)
-    if target.scheme == "fd":
+    if target.scheme in ("fd", "systemd"):
         raise AddressError(f"{target} is a socket, not a place to connect to: write e.g. tcp://127.0.0.1:9999")
     if target.is_tls:
         # Never in clear what was meant to be encrypted.

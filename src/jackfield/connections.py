@@ -13,7 +13,9 @@ from typing import Any
 
 from .clock import MONOTONIC, Clock
 from .events import Reason
+from .lifecycle import ConnectionState
 
+_ref = weakref.ref
 _RESET = struct.pack("ii", 1, 0)
 _INTERNET = (_socket_std.AF_INET, _socket_std.AF_INET6)
 
@@ -62,6 +64,20 @@ class Connection:
         """The connection's socket; None once it is closed."""
         sock = self._socket()
         return sock if sock is not None and sock.fileno() >= 0 else None
+
+    @property
+    def state(self) -> ConnectionState:
+        """Where it is in its life; told from what it has, so that it costs nothing until somebody asks."""
+        if self.socket is None:
+            return ConnectionState.ENDED
+        if self.reason is not None:
+            return ConnectionState.ENDING
+        return ConnectionState.SERVED if self.established else ConnectionState.ENTERING
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether its handler is in another process."""
+        return self._table.elsewhere
 
     @property
     def age(self) -> float:
@@ -192,7 +208,13 @@ class Connections:
     def enter(self, sock: Any, peer: Any, listener: str = "") -> Connection:
         connection = Connection(self, next(self._ids), peer, listener)
         self.total += 1
-        self._hold(connection, sock)
+        if self.on_lost is None:
+            # As _hold() does it: a frame less for each connection.
+            key = connection._key = id(sock)
+            connection._socket = _ref(sock)
+            self._by_socket[key] = connection
+        else:
+            self._hold(connection, sock)
         return connection
 
     def _hold(self, connection: Connection, sock: Any) -> None:
@@ -201,7 +223,7 @@ class Connections:
         if self.on_lost is not None:
             connection._socket = weakref.ref(sock, functools.partial(self._lose, key))
         else:
-            connection._socket = weakref.ref(sock)
+            connection._socket = _ref(sock)
         self._by_socket[key] = connection
 
     def _lose(self, key: int, gone: Any) -> None:

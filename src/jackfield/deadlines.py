@@ -10,12 +10,15 @@ deadline runs but the connection's lifetime.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .connections import Connection, Connections
 from .events import Reason
+from .reactor.bridges import ready_now
 
 if TYPE_CHECKING:
     from .limits import Limits
@@ -59,6 +62,8 @@ class Deadlines:
     def __init__(self, connections: Connections, limits: Limits) -> None:
         self._connections = connections
         self._clock = connections.clock
+        #: How many are in, by which it is told whether there is pressure.
+        self.entered: Callable[[], int] = lambda: connections.entered
         self.limits = limits
         #: By number of the slot, and in it by id.
         self._slots: dict[int, dict[int, Connection]] = {}
@@ -77,14 +82,35 @@ class Deadlines:
         self._hurried = _step(limits.pressure_idle_timeout, self._step and self._step * PART)
         #: Whether an established connection has any deadline.
         self.any = self._step is not None or limits.connection_lifetime is not None
+        #: Seconds from the moment that it is established to the first look at it.
+        self._first = min(
+            (seconds for seconds in (self._step, limits.connection_lifetime) if seconds is not None), default=0.0
+        )
+        #: The slot of those that come in these moments, its number, and until when.
+        self._slot: dict[int, Connection] = {}
+        self._number = 0
+        self._until = 0.0
 
     # -- who is looked at --------------------------------------------------------------------------------------------
 
     def enter(self, connection: Connection) -> None:
         """Look at ``connection`` from now on."""
         if connection.established:
-            if self.any:
-                self._schedule(connection, self._clock.now() + self._first_step())
+            if not self.any:
+                return
+            now = self._clock.now()
+            if now < self._until:
+                # As _schedule() does it, for nearly all.
+                number = connection.due = self._number
+                slot = self._slot
+                slot[connection.id] = connection
+                earliest = self._earliest
+                if self._slots.get(number) is slot and earliest is not None and earliest <= number:
+                    return
+            self._schedule(connection, now + self._first)
+            self._number = number = connection.due
+            self._slot = self._slots.get(number, {})
+            self._until = number * SLOT - self._first
         elif self._limits.handshake_timeout is not None:
             self._schedule(connection, connection.since + self._limits.handshake_timeout)
 
@@ -94,13 +120,7 @@ class Deadlines:
         connection.established = True
         connection._pace = Pace(received, now)
         if self.any:
-            self._schedule(connection, now + self._first_step())
-
-    def _first_step(self) -> float:
-        lifetime = self._limits.connection_lifetime
-        step = self._step if self._step is not None else lifetime
-        assert step is not None
-        return step if lifetime is None else min(step, lifetime)
+            self._schedule(connection, now + self._first)
 
     def leave(self, connection: Connection) -> None:
         """No longer look at it; nothing happens if it was not looked at."""
@@ -109,16 +129,20 @@ class Deadlines:
             slot.pop(connection.id, None)
 
     def _schedule(self, connection: Connection, due: float) -> None:
-        number = int(due / SLOT) + 1
-        before, connection.due = connection.due, number
-        if before and before != number and (old := self._slots.get(before)) is not None:
+        number, slots = int(due / SLOT) + 1, self._slots
+        before = connection.due
+        connection.due = number
+        if before and before != number and (old := slots.get(before)) is not None:
             old.pop(connection.id, None)
         while True:
-            slot = self._slots.setdefault(number, {})
+            slot = slots.get(number)
+            if slot is None:
+                slot = slots.setdefault(number, {})
             slot[connection.id] = connection
-            if self._slots.get(number) is slot:
+            if slots.get(number) is slot:
                 break  # no look has taken the slot away meanwhile, on another thread
-        if self._earliest is None or number < self._earliest:
+        earliest = self._earliest
+        if earliest is None or number < earliest:
             self._earliest = number
             self.on_earlier()
 
@@ -166,7 +190,7 @@ class Deadlines:
         limits = self._limits
         if limits.max_connections is None or limits.pressure_idle_timeout is None:
             return False
-        return self._connections.entered > limits.pressure * limits.max_connections
+        return self.entered() > limits.pressure * limits.max_connections
 
     def _judge(self, connection: Connection, now: float, pressed: bool) -> float | None:
         """Ends ``connection``, and None; or when to look again."""
@@ -264,22 +288,44 @@ def waits_for_peer(sock: Any) -> bool | None:
 
 
 class Watch(threading.Thread):
-    """Looks at deadlines where no loop does: beside a serial server, and in the process of a connection."""
+    """Looks at deadlines where no loop does: beside a serial server, and in the process of a connection.
 
-    def __init__(self, deadlines: Deadlines) -> None:
+    It waits at a pipe, so that a signal can wake it as well: what is written to ``bell`` (signal.set_wakeup_fd) is
+    given to ``heard``.
+    """
+
+    def __init__(self, deadlines: Deadlines, heard: Callable[[bytes], object] = lambda numbers: None) -> None:
         super().__init__(name="jackfield-deadlines", daemon=True)
         self._deadlines = deadlines
-        self._bell = threading.Event()
+        self._heard = heard
         self._over = False
-        deadlines.on_earlier = self._bell.set
+        # Reentrant: a signal handler may enter a connection in the midst of another's.
+        self._lock = threading.RLock()
+        self._reading, self.bell = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        deadlines.on_earlier = self._ring
 
     def run(self) -> None:
-        while not self._over:
-            self._bell.clear()
-            self._bell.wait(self._deadlines.look())
+        while True:
+            numbers = b""
+            with contextlib.suppress(BlockingIOError):
+                numbers = os.read(self._reading, 4096)
+            if self._over:
+                return  # looked at after the bell was emptied: it may have rung for this
+            if numbers.strip(b"\0"):
+                self._heard(numbers)
+            ready_now(self._reading, self._deadlines.look(), reading=True)
+
+    def _ring(self) -> None:
+        with self._lock, contextlib.suppress(OSError):  # full: it rings already
+            if self.bell >= 0:  # or it is closed, and the number another's
+                os.write(self.bell, b"\0")
 
     def close(self) -> None:
         """End it, and wait for its end."""
         self._over = True
-        self._bell.set()
+        self._ring()
         self.join()
+        with self._lock:
+            bell, self.bell = self.bell, -1
+        os.close(self._reading)
+        os.close(bell)

@@ -4,33 +4,51 @@ from __future__ import annotations
 
 import socket as _socket_std
 from collections import Counter
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from .admission import Admission
+from .admission.locks import Guarded
 from .connections import Connection, Connections
 from .deadlines import Deadlines, Watch
 from .events import ConnectionEnded, ConnectionRefused, ConnectionStarted, Publisher, Reason
 from .limits import Limits
 
+if TYPE_CHECKING:
+    from .admission.shared import SharedAdmission
 
-class Guard:
+#: Seconds after which a worker that finds the whole server full looks again whether a connection of another one has
+#: ended, which nobody tells it.
+LOOK = 0.05
+
+
+class Guard(Guarded):
     """Says of each client whether it may come in, watches how long each stays, counts both, and tells of them.
 
     Any thread may call. ``watching``: deadlines are kept here; a server whose handlers are in other processes leaves
-    them to those.
+    them to those. ``shared``: what counts over all workers, where this is one of several.
     """
 
-    def __init__(self, connections: Connections, limits: Limits, events: Publisher, *, watching: bool = True) -> None:
+    def __init__(
+        self, connections: Connections, limits: Limits, events: Publisher, *, watching: bool = True,
+        shared: SharedAdmission | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__()
         self.connections = connections
-        self.admission = Admission(limits)
+        self.admission: Admission = Admission(limits) if shared is None else shared
+        self._shared = shared
         self.deadlines = Deadlines(connections, limits)
+        if shared is not None:
+            self.deadlines.entered = lambda: shared.total
         self.events = events
-        #: Connections by how they ended, and clients by why they were turned away.
+        #: Connections by how they ended, and clients by why they were turned away; changed by :meth:`note` alone.
         self.ends: Counter[Reason] = Counter()
         self.refusals: Counter[Reason] = Counter()
         self._watching = watching
         self._watch: Watch | None = None
         self._full_since: float | None = None
+        #: Whether the whole server was full when it was asked last.
+        self._saw_full = False
         self._offences = _offences(limits)
 
     @property
@@ -50,12 +68,14 @@ class Guard:
             self._watch = Watch(self.deadlines)
             self._watch.start()
 
-    def watch_one(self, connection: Connection) -> None:
-        """The same in the process of ``connection``, of a server that is not ``watching``."""
+    def watch_one(self, connection: Connection, heard: Callable[[bytes], object] = lambda numbers: None) -> Watch:
+        """The same in the process of ``connection``, of a server that is not ``watching``; ``heard`` is given the
+        numbers of the signals that are told by the watch's bell."""
         self._watch = None  # the parent's thread is not here
-        watch = Watch(self.deadlines)
+        watch = Watch(self.deadlines, heard)
         self.deadlines.enter(connection)
         watch.start()
+        return watch
 
     def end_watch(self) -> None:
         """No thread looks at them any more; any number of times."""
@@ -90,7 +110,7 @@ class Guard:
 
     def turn_away(self, sock: Any, peer: Any, listener: str, reason: Reason = Reason.LIMIT_CONNECTIONS) -> None:
         """Before it is a connection. Whom there is no room for is told, if there is something to tell."""
-        self.refusals[reason] += 1
+        self.note(self.refusals, reason)
         try:
             if self.limits.refusal and (reason.value.startswith("limit") or reason is Reason.NO_DESCRIPTOR):
                 # What fits in a new connection's send buffer goes without waiting.
@@ -103,13 +123,39 @@ class Guard:
         if self.events.wanted:
             self.events.publish(ConnectionRefused(listener, peer, reason))
 
+    def note(self, counter: Counter[Reason], reason: Reason) -> None:
+        """One more of ``counter``, :attr:`ends` or :attr:`refusals`.
+
+        A first one is not a step by itself: Counter answers for what it does not have in Python, and between the answer
+        and the sum another thread may count its own first one.
+        """
+        with self._lock:
+            counter[reason] += 1
+
     # -- being full --------------------------------------------------------------------------------------------------
 
     @property
     def full(self) -> bool:
-        """Whether as many are in as may be."""
+        """Whether as many are in as may be, in all workers."""
         most = self.limits.max_connections
-        return most is not None and self.admission.total >= most
+        full = most is not None and self.admission.total >= most
+        self._saw_full = full
+        return full
+
+    def reserve(self) -> bool:
+        """Before somebody is accepted: whether there is a place. Where there are several workers it is kept for the
+        next that is let in, so that no other worker takes it in between, until :meth:`give_back`: when those who waited
+        have been accepted."""
+        if self._shared is None:
+            return not self.full
+        reserved = self._shared.reserve()
+        self._saw_full = not reserved
+        return reserved
+
+    def give_back(self) -> None:
+        """The place that was reserved, if there is one, is not needed for now."""
+        if self._shared is not None:
+            self._shared.give_back()
 
     def refuses(self, full: bool) -> bool:
         """Whether those who come are to be turned away: there was no room for longer than they are to be left waiting
@@ -124,10 +170,17 @@ class Guard:
 
     @property
     def patience(self) -> float | None:
-        """Seconds until :meth:`refuses` may change its mind by itself; None if it will not."""
-        if self._full_since is None:
-            return None
-        return max(0.0, self._full_since + self.limits.full_patience - self.connections.clock.now()) or None
+        """Seconds until :meth:`refuses` may change its mind by itself, or :attr:`full` may, as another worker has room
+        again; None if neither will."""
+        looks = []
+        if self._full_since is not None:
+            looks.append(max(0.0, self._full_since + self.limits.full_patience - self.connections.clock.now()))
+        if self._shared is not None:
+            if self._saw_full:
+                looks.append(LOOK)
+            if not self._shared.settle():
+                looks.append(LOOK)
+        return min(looks, default=None) or None
 
     # -- going -------------------------------------------------------------------------------------------------------
 
@@ -139,7 +192,7 @@ class Guard:
         self.admission.leave(connection.peer)
         if connection.reason in self._offences:
             self.admission.offend(connection.peer, connection.reason.value)
-        self.ends[connection.reason] += 1
+        self.note(self.ends, connection.reason)
         if self.events.wanted:
             self.events.publish(
                 ConnectionEnded(

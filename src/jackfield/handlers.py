@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Generic, TypeVar
 
+from .draining import Draining, says_goodbye
 from .messages import BUFFER_SIZE, MessageReader
 from .streams import AsyncReader, AsyncSocket, AsyncWriter
 
@@ -31,13 +32,33 @@ else:
     _OfServer = {ServerT: object}
 
 
+class _DrainingOfServer:
+    """``self.draining`` of a handler. Not a property: a program's own attribute of that name goes before it."""
+
+    def __get__(self, handler: Any, owner: type | None = None) -> Any:
+        return self if handler is None else draining_of(handler.server)
+
+
+def draining_of(server: Any) -> Draining:
+    """What tells of the stop of ``server``; one that is never set where that is no server of ours."""
+    draining = getattr(server, "_draining", None)
+    return draining if isinstance(draining, Draining) else Draining()
+
+
 class BaseRequestHandler(_OfServer[ServerT]):
     """The base of handlers: define :meth:`handle`; :meth:`setup` and :meth:`finish` if there is something to do.
 
     ``request`` is the connected socket, or ``(data, socket)`` for a datagram; ``client_address`` the peer; ``server``
     the server. As in the standard library, making an instance runs it: ``setup``, ``handle``, ``finish``. ``finish`` is
     called after a ``setup`` that failed as well, so that what it had opened is closed; the standard library skips it.
+
+    A handler with a long life looks at ``draining``: true once the server was asked to stop, and something to wait for.
+    One that defines ``handle_shutdown`` has it called then, beside ``handle``: on a thread of its own, or in green mode
+    a green thread; the server's deadline runs.
     """
+
+    #: A :class:`~jackfield.draining.Draining`.
+    draining = _DrainingOfServer()
 
     if not TYPE_CHECKING:
 
@@ -83,6 +104,18 @@ class BaseRequestHandler(_OfServer[ServerT]):
 
 def run_handler(handler: Any) -> None:
     """``setup``, ``handle``, ``finish``: the life of a blocking-style handler, in one place."""
+    if says_goodbye(handler):
+        draining = draining_of(handler.server)
+        draining.enter(handler)
+        try:
+            _run(handler)
+        finally:
+            draining.leave(handler)
+    else:
+        _run(handler)
+
+
+def _run(handler: Any) -> None:
     try:
         handler.setup()
     except BaseException:
@@ -109,15 +142,17 @@ def serve_with(handler_class: Any, request: Any, client_address: Any, server: An
 
 def work_of(handler: Any) -> Callable[[], None]:
     """What ``run_handler(handler)`` does; ``handle()`` itself where nothing else would be done around it."""
-    base = BaseRequestHandler
-    if _is(handler.setup, base.setup) and _is(handler.finish, base.finish):
+    try:
+        # Whether it has the base class's methods. Its ``vars()`` would tell too, and cost it a dictionary.
+        as_the_base = handler.setup.__func__ is _setup and handler.finish.__func__ is _finish
+    except AttributeError:
+        as_the_base = False  # something else that can be called
+    if as_the_base and not says_goodbye(handler):
         return handler.handle  # type: ignore[no-any-return]
     return partial(run_handler, handler)
 
 
-def _is(method: Any, function: Any) -> bool:
-    """Whether a handler has the base class's method. Its ``vars()`` would tell too, and cost it a dictionary."""
-    return getattr(method, "__func__", None) is function
+_setup, _finish = BaseRequestHandler.setup, BaseRequestHandler.finish
 
 
 def prepared(handler_class: Any, request: Any, client_address: Any, server: Any) -> Any | None:
@@ -241,8 +276,12 @@ class AsyncRequestHandler(_OfServer[ServerT]):
 
     ``request`` is an :class:`~jackfield.streams.AsyncSocket`, or ``(data, AsyncSocket)`` for a datagram: its waiting
     calls are awaited (``await self.request.recv(1024)``). Making an instance runs nothing; the server awaits
-    :meth:`run`.
+    :meth:`run`. ``draining`` and ``handle_shutdown`` are as there; a coroutine waits by ``await
+    self.draining.await_()``.
     """
+
+    #: A :class:`~jackfield.draining.Draining`.
+    draining = _DrainingOfServer()
 
     if not TYPE_CHECKING:
 
@@ -285,10 +324,29 @@ class AsyncRequestHandler(_OfServer[ServerT]):
 
 def life_of(handler: Any) -> Coroutine[Any, Any, None]:
     """What ``handler.run()`` does; the coroutine of ``handle()`` itself where nothing else would be done around it."""
-    base = AsyncRequestHandler
-    if _is(handler.run, base.run) and _is(handler.setup, base.setup) and _is(handler.finish, base.finish):
-        return handler.handle()  # type: ignore[no-any-return]
-    return handler.run()  # type: ignore[no-any-return]
+    if says_goodbye(handler):
+        return _run_until_told(handler)
+    try:
+        as_the_base = (
+            handler.run.__func__ is _arun
+            and handler.setup.__func__ is _asetup
+            and handler.finish.__func__ is _afinish
+        )
+    except AttributeError:
+        as_the_base = False  # something else that can be called
+    return handler.handle() if as_the_base else handler.run()  # type: ignore[no-any-return]
+
+
+_arun, _asetup, _afinish = AsyncRequestHandler.run, AsyncRequestHandler.setup, AsyncRequestHandler.finish
+
+
+async def _run_until_told(handler: Any) -> None:
+    draining = draining_of(handler.server)
+    draining.enter(handler)
+    try:
+        await handler.run()
+    finally:
+        draining.leave(handler)
 
 
 class AsyncStreamRequestHandler(AsyncRequestHandler[ServerT]):

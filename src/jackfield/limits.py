@@ -19,7 +19,7 @@ LOOPBACK = PeerList(["127.0.0.0/8", "::1", "unix"])
 
 # Values, which never change, so that all limits may share them.
 _PENALTIES = Penalties()
-_REPLIES = Rate(100, burst=45)
+_REPLIES = Rate(100, burst=25)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +82,8 @@ class Limits:
         4,094).
     :param max_message: of what is read at one go; default 1 MiB.
     :param write_buffer: waiting here for a peer to take it, for each connection; default 1 MiB (Envoy's
-        per_connection_buffer_limit_bytes).
+        per_connection_buffer_limit_bytes). It always holds: no ``wfile`` keeps anything back, and whoever writes waits
+        until the kernel has taken it all (asyncio's transports collect, and pause whoever writes by ``drain()``).
 
     *Datagrams*
 
@@ -95,10 +96,10 @@ class Limits:
     :param datagram_rate_per_address: of those from one address; default None.
     :param amplification: bytes sent to an address, at most so many times those that came from it, until it has
         answered twice; 1 or more, default 3.0 (QUIC, RFC 9000 8.1). One that nothing came from is sent nothing.
-    :param reply_rate_per_address: of datagrams sent to one address; default 100/s and 45 at once, so that two
-        servers made to answer each other (CVE-2024-2169) send no hundred datagrams. While it is on, datagrams are
-        dropped that come in the server's own name, or from a port of services that answer anything (7, 13, 17, 19,
-        37), also of who is exempt.
+    :param reply_rate_per_address: of datagrams sent to one address; default 100/s and 25 at once, so that two
+        servers made to answer each other (CVE-2024-2169) send no hundred datagrams, even if a round takes them 5 ms.
+        While it is on, datagrams are dropped that come in the server's own name, or from a port of services that
+        answer anything (7, 13, 17, 19, 37), also of who is exempt.
     :raises ValueError: a value that cannot be meant; one line that says what to write.
     """
 

@@ -344,6 +344,7 @@ if HAS_FORK:
             """Fork a process for the request."""
             if isinstance(self, BaseServer):
                 self._failures.journal.share()
+                self._mode.tell_by(self._failures.journal)
             pid = self._mode.fork(self._in_child, (request, client_address))
             if self.active_children is None:
                 self.active_children = set()

@@ -113,15 +113,31 @@ class ProxyParser:
         """
         if self._problem:
             raise ProxyError(self._problem)
-        used = 0
+        if self._header is not None:
+            return 0
+        used, taken, needed, go_on = 0, self._taken, self._needed, self._reading.send
         with memoryview(data) as given, given.cast("B") as view:
-            while self._header is None and used < len(view):
-                piece = bytes(view[used : used + self._needed])
-                used += len(piece)
-                self._taken += piece
-                self._needed -= len(piece)
-                if not self._needed:
-                    self._go_on()
+            try:
+                while used < len(view):
+                    if needed == 1:
+                        # Nearly all is read so, byte by byte: a flood of wrong headers is to cost no more than it must.
+                        byte = view[used]
+                        used += 1
+                        taken.append(byte)
+                        needed = go_on(byte)
+                        continue
+                    piece = view[used : used + needed]
+                    used += len(piece)
+                    taken += piece
+                    needed -= len(piece)
+                    if not needed:
+                        needed = go_on(taken[-1])
+                self._needed = needed
+            except StopIteration as end:
+                self._header = end.value
+            except _Refused as refused:
+                self._fail(f"{refused.problem} at byte {len(taken)}", refused.remedy)
+                raise ProxyError(self._problem) from None
         return used
 
     def feed_eof(self) -> None:
@@ -133,15 +149,6 @@ class ProxyParser:
             if not self._problem:
                 self._fail(f"the connection ended after {len(self._taken)} bytes", _STRANGER)
             raise ProxyError(self._problem)
-
-    def _go_on(self) -> None:
-        try:
-            self._needed = self._reading.send(self._taken[-1])
-        except StopIteration as end:
-            self._header = end.value
-        except _Refused as refused:
-            self._fail(f"{refused.problem} at byte {len(self._taken)}", refused.remedy)
-            raise ProxyError(self._problem) from None
 
     def _fail(self, problem: str, remedy: str) -> None:
         # Of what the peer sent only the bytes that were read as a header: what follows may be secret.

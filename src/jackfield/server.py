@@ -3,55 +3,44 @@
 from __future__ import annotations
 
 import asyncio
-import atexit
 import contextlib
 import logging
 import os
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .connections import Connection
 from .door import Listener, open_listeners
+from .draining import Draining, Spread
 from .errors import MisuseError
 from .events import Event, Publisher, Subscriber
 from .lifecycle import LifeCycle, State
 from .limits import Limits
-from .modes import Loop, Processes, open_loop
-from .reactor import AsyncWait, blocking_wait, current_reactor, in_green, loop_runs_here, offload, run, spawn, watched
-from .serving import ProxyRule, Reload, Rereading, ServerInfo, Service, descriptor_room, mode_for
+from .modes import Loop, open_loop
+from .reactor import current_reactor, in_green, loop_runs_here, offload, run, spawn, watched
+from .serving import (
+    Aside,
+    Drain,
+    Ended,
+    ProxyRule,
+    Reload,
+    Rereading,
+    ServerInfo,
+    Service,
+    descriptor_room,
+    in_background,
+    mode_for,
+    server_tls,
+)  # fmt: skip
 
 if TYPE_CHECKING:
+    from .admission.ledger import Seat
     from .tls import TLS, ServerTLS
 
 _log = logging.getLogger("jackfield.server")
-
-#: Seconds between being cut and being given up.
-CUT_SECONDS = 1.0
-
-#: Seconds for what was killed to be gone: on a busy machine it takes its time, and left unreaped it stays a zombie.
-KILLED_SECONDS = 10.0
-
-
-#: The threads that serve, and their servers.
-_in_background: weakref.WeakKeyDictionary[threading.Thread, Server] = weakref.WeakKeyDictionary()
-
-#: Seconds that a server in the background has to end with the process.
-_LAST_SECONDS = 2.0
-
-
-@atexit.register
-def _end_with_the_process() -> None:
-    """CPython ends a daemon thread in the midst of whatever it does (pthread_exit(3)), and unwinding its stack meets
-    those of green threads: the process could crash on its way out."""
-    for thread, server in list(_in_background.items()):
-        if thread.is_alive():
-            server.stop(0)
-            thread.join(_LAST_SECONDS)
-
 
 class Server:
     """Serves a handler class on one or more addresses.
@@ -107,11 +96,13 @@ class Server:
         self._most = min({"thread": max_threads, "process": max_children}.get(self.mode, room), room)
         self._limits = limits
         # Read here, not at the first handshake: a bad certificate is told before anything is opened.
-        self._tls = None if tls is None else _server_tls(tls)
+        self._tls = None if tls is None else server_tls(tls)
         self._proxy = ProxyRule() if proxy_protocol is True else proxy_protocol or None
         self._limit = self._limit_of(limits)
         self._events = Publisher()
         self._life = LifeCycle()
+        self._draining = Draining()
+        self._seat: Seat | None = None
         #: Whoever pops this begins the server, or ends it before it began: list.pop() is whole for threads and signals.
         self._not_begun = [True]
         self._service = self._new_service(())
@@ -122,18 +113,22 @@ class Server:
         #: Those asked for, each earlier than those before it.
         self._deadlines: list[float] = []
         self._since = 0.0
-        self._stopped = threading.Event()
-        self._waits: list[Any] = []
+        self._stopped = Ended()
         self._error: BaseException | None = None
-        self._serial_cuts: list[threading.Timer] = []
+        self._asides: list[Aside] = []
+        #: Until when it may go on with the connections it has, when another process has taken over its addresses.
+        self._retired: float | None = None
+        self._spread = Spread(lambda connection: self._service.tell(connection))
+        self._cut_ones: list[Connection] = []
 
     def __repr__(self) -> str:
         return f"<Server {self.name} {self.mode} {self.state} on {', '.join(self._locations) or 'nothing yet'}>"
 
     def _new_service(self, listeners: Iterable[Listener]) -> Service:
         return Service(
-            self.handler, self.mode, self._limit, listeners, self, self._limits, self._events, self._proxy, self._tls
-        )
+            self.handler, self.mode, self._limit, listeners, self, self._limits, self._events, self._proxy, self._tls,
+            self._seat,
+        )  # fmt: skip
 
     def _limit_of(self, limits: Limits) -> int:
         return self._most if limits.max_connections is None else min(limits.max_connections, self._most)
@@ -180,7 +175,7 @@ class Server:
             spawn(self._serve)
         else:
             thread = threading.Thread(target=self._serve_in_thread, name=f"jackfield-{self.name}", daemon=True)
-            _in_background[thread] = self
+            in_background[thread] = self
             thread.start()
         return self
 
@@ -202,6 +197,10 @@ class Server:
         """Let whatever makes ``fd`` readable end the server's waiting, so that signal handlers are run, and call
         ``then()``; what comes is read and thrown away. ``fd`` is non-blocking and open while the server serves."""
         self._watched = fd, partial(_read_all, fd, then)
+
+    def share_limits(self, seat: Seat) -> None:
+        """Before it is bound: its limits are those of all workers that have a seat at the same ledger."""
+        self._seat = seat
 
     def _refuse_a_second_life(self) -> None:
         state = self._life.state
@@ -244,15 +243,11 @@ class Server:
                 self._loop = loop
                 if self._watched is not None:
                     loop.watch(*self._watched)
-                while self._deadline is None:
-                    next_look = self._service.attend(loop)
-                    if not self._service.listeners:
-                        break
-                    loop.turn(next_look)
-                if self._deadline is None:
-                    self._error = self._service.lost
-                    self.stop()  # of its own accord, with the same patience
-                self._drain(loop)
+                self._serve_until_asked_to_stop(loop)
+                drain = Drain(self._service, loop, self._deadline_now, self._cut)
+                drain.begin()
+                self._life.move(State.DRAINING)
+                drain.run()
         except BaseException as error:
             self._error = error
             self._service.close_listeners()
@@ -264,12 +259,30 @@ class Server:
             loop.close()
         self._end(State.STOPPED if self._error is None else State.FAILED)
 
+    def _serve_until_asked_to_stop(self, loop: Loop) -> None:
+        service = self._service
+        while self._deadline is None:
+            if self._retired is not None:
+                service.close_listeners(datagrams=not service.live)
+            looks = [service.attend(loop), self._spread.look()]
+            if self._retired is not None:
+                looks.append(max(0.0, self._retired - time.monotonic()))
+                if not (service.live and looks[-1]):
+                    self.stop()
+                    return
+            elif not service.listeners:
+                # Nobody has asked for it: the last listener is gone. With the same patience.
+                self._error = service.lost
+                self.stop()
+                return
+            loop.turn(min((look for look in looks if look is not None), default=None))
+
     # -- stopping ----------------------------------------------------------------------------------------------------
 
     @property
-    def draining(self) -> bool:
-        """True once a stop was asked for: a handler with a long life ends when it sees it."""
-        return bool(self._deadlines)
+    def draining(self) -> Draining:
+        """True once a stop was asked for, and something to wait for: a handler with a long life ends then."""
+        return self._draining
 
     @property
     def _deadline(self) -> float | None:
@@ -288,6 +301,7 @@ class Server:
         if before is None or moment < before:
             self._deadlines.append(moment)
         self._service.stopping = True
+        self._draining.set()
         if self._life.state is State.NEW:
             try:
                 self._not_begun.pop()
@@ -297,99 +311,87 @@ class Server:
                 self._service.close_listeners()
                 self._end(State.STOPPED)
                 return
-        loop = self._loop
-        if loop is not None:
-            loop.wake()
-        if self.mode == "serial" and self._service.live and (before is None or moment < before):
-            # The loop cannot see to the deadline while a handler runs on its thread.
-            cut = threading.Timer(max(0.0, moment - now), self._cut)
-            cut.daemon = True
-            self._serial_cuts.append(cut)
-            if self._life.ended:
-                cut.cancel()  # it ended meanwhile, and may have been through the list before
-            cut.start()
+        self._wake()
+        if self.mode == "serial" and self._service.live:
+            for aside in self._asides:
+                aside.wake()
+            if not self._asides:
+                aside = Aside(self._service, self._deadline_now, self._cut)
+                self._asides.append(aside)
+                aside.start()
 
-    def _cancel_serial_cuts(self) -> None:
-        with contextlib.suppress(IndexError):
-            while True:
-                self._serial_cuts.pop().cancel()
+    def _deadline_now(self) -> float:
+        return self._deadline or 0.0
 
     def _cut(self) -> None:
-        self._cancel_serial_cuts()
+        """End what has not ended by itself, and say whom that concerns."""
         if not self._service.live:
             return
-        peers = ", ".join(ascii(connection.peer) for connection in self.connections[:10])
+        self._cut_ones += self.connections
+        peers = ", ".join(ascii(connection.peer) for connection in self._cut_ones[:10])
         _log.warning("%s: cuts %d of its handlers that have not finished: %s", self.name, self._service.live, peers)
         self._service.cut()
 
+    @property
+    def cut(self) -> list[Connection]:
+        """The connections that had not ended at the deadline of a stop, and were cut."""
+        return list(self._cut_ones)
+
+    def retire(self, patience: float) -> None:
+        """Stop listening, because another process has the same sockets, and let the connections go on for ``patience``
+        seconds as if nothing had happened; then, or when the last has ended, :meth:`stop`. Returns at once.
+
+        Those who wait in the kernel's queue are left to the other process.
+        """
+        moment = time.monotonic() + patience
+        self._retired = moment if self._retired is None else min(self._retired, moment)
+        self._wake()
+
+    def suspend(self) -> None:
+        """Accept nobody until :meth:`resume`; those who connect wait in the kernel's queue. Connections go on."""
+        self._hold_back(State.SUSPENDED, True)
+
+    def resume(self) -> None:
+        """Accept again."""
+        self._hold_back(State.SERVING, False)
+
+    def _hold_back(self, state: State, suspended: bool) -> None:
+        if self._life.state in (State.SERVING, State.SUSPENDED) and self._life.state is not state:
+            self._life.move(state)
+            self._service.suspended = suspended
+            self._wake()
+
+    def close_spread(self, seconds: float) -> None:
+        """End the connections that there are now, one after the other over ``seconds``, so that their clients do not
+        all come back at once. Each ends as at a stop: when it has nothing under way; ``graceful_timeout`` after its
+        turn it is closed. Returns at once; clients are accepted as before."""
+        self._spread.add(self.connections, seconds, self.graceful_timeout)
+        self._wake()
+
+    def _wake(self) -> None:
+        loop = self._loop
+        if loop is not None:
+            loop.wake()
+
     def wait_stopped(self, timeout: float | None = None) -> bool:
         """Wait until it has stopped; False if ``timeout`` seconds pass first. In a coroutine: ``await stopped()``."""
-        if self._stopped.is_set():
-            return True
-        if self._on_loop_here and not in_green() and loop_runs_here():
+        if not self._stopped.is_set() and self._on_loop_here and not in_green() and loop_runs_here():
             raise MisuseError("wait_stopped() would hold the loop that has to stop it; write 'await server.stopped()'")
-        wait = blocking_wait()
-        self._waits.append(wait)
-        if self._stopped.is_set():
-            wait.wake()
-        try:
-            wait.wait(timeout)
-        finally:
-            self._forget(wait)
-        return self._stopped.is_set()
+        return self._stopped.wait(timeout)
+
+    def when_stopped(self, then: Callable[[], object]) -> None:
+        """Call ``then()`` when it has stopped, on whatever thread; at once if it has. It must not wait."""
+        self._stopped.call(then)
 
     async def stopped(self) -> None:
         """Wait, in a coroutine, until it has stopped."""
-        wait = AsyncWait()
-        self._waits.append(wait)
-        try:
-            if not self._stopped.is_set():
-                await wait.wait()
-        finally:
-            self._forget(wait)
-
-    def _forget(self, wait: Any) -> None:
-        with contextlib.suppress(ValueError):
-            self._waits.remove(wait)
-
-    def _drain(self, loop: Loop) -> None:
-        service = self._service
-        graceful = self._deadline is not None and self._deadline > time.monotonic()
-        for listener in list(service.listeners):
-            loop.ignore(listener.fileno())
-            if graceful and not listener.is_datagram and self.mode != "serial":
-                # These have connected, as far as they know: whom there is room for is still served. (Serially there is
-                # no room: each would be served here and now, beyond any deadline.)
-                service.accept(listener, self._limit, last=True)
-        service.close_listeners(datagrams=not service.live)
-        self._life.move(State.DRAINING)
-        self._wait_idle(loop, lambda: self._deadline or 0.0)
-        if service.live:
-            self._cut()
-            given_up = time.monotonic() + CUT_SECONDS
-            self._wait_idle(loop, lambda: given_up)
-            if service.live and isinstance(service.units, Processes):
-                service.units.kill()
-                service.units.join(KILLED_SECONDS)
-        service.close_listeners()
-        service.units.close()
-
-    def _wait_idle(self, loop: Loop, deadline: Callable[[], float]) -> None:
-        """Until no unit runs, or ``deadline()``, which a second stop may move forward, has passed."""
-        while self._service.live:
-            left = deadline() - time.monotonic()
-            if left <= 0:
-                return
-            look = self._service.see_to_children()
-            loop.turn(left if look is None else min(left, look))
+        await self._stopped.await_()
 
     def _end(self, state: State) -> None:
         self._life.move(state)
-        self._cancel_serial_cuts()
+        for aside in self._asides:
+            aside.close()
         self._stopped.set()
-        waits, self._waits = self._waits, []
-        for wait in waits:
-            wait.wake()
 
     def __enter__(self) -> Server:
         return self.start()
@@ -432,6 +434,10 @@ class Server:
         """The live connections: peer, age, bytes; ``close()`` and ``abort()`` end one."""
         return list(self._service.guard.connections)
 
+    def connection(self, id: int) -> Connection | None:
+        """The live connection of that number, as events and the log have it; None if it is over."""
+        return next((one for one in self.connections if one.id == id), None)
+
     @property
     def limits(self) -> Limits:
         """The limits in force. They may be set at any time: they hold at once for those who come, and within a tenth
@@ -443,9 +449,7 @@ class Server:
         self._limits = limits
         self._limit = self._limit_of(limits)
         self._service.hold(limits, self._limit)
-        loop = self._loop
-        if loop is not None:
-            loop.wake()  # clients may have been waiting for what is allowed now
+        self._wake()  # clients may have been waiting for what is allowed now
 
     def reload(self) -> Reload:
         """Read again what came from files: lists of peers in ``limits`` and in the rule for PROXY headers
@@ -479,12 +483,6 @@ class Server:
 
 
 # -- helpers -----------------------------------------------------------------------------------------------------------
-
-
-def _server_tls(tls: TLS | ServerTLS) -> ServerTLS:
-    from .tls import TLS, ServerTLS  # late: ssl and what stands on it cost a server without TLS a third of its start
-
-    return ServerTLS(tls) if isinstance(tls, TLS) else tls
 
 
 def _read_all(fd: int, then: Callable[[], object]) -> None:

@@ -29,6 +29,7 @@ from .reactor import GreenThread as _GreenThread
 from .reactor import in_green as _in_green
 from .reactor import offload as _offload
 from .reactor import sleep as _sleep
+from .reactor.twin import native as _native
 
 if not _typing.TYPE_CHECKING:
     # For type checkers it stands at the end: to them what comes first is what counts.
@@ -56,7 +57,7 @@ _family_of, _type_of, _proto_of = _Raw.family.__get__, _Raw.type.__get__, _Raw.p
 class socket(_CooperativeSocket):
     """The standard library's ``socket.socket``, cooperative in a green thread."""
 
-    # Set only where the connection goes on by another socket object, over TLS: see _going_on().
+    # Another socket object than None only where the connection goes on by that, over TLS: see _going_on().
     __slots__ = ("_gone_over",)
 
     _gone_over: _Any
@@ -73,11 +74,12 @@ class socket(_CooperativeSocket):
         # Plain numbers, where self.family is an enum made for each asking; and what __init__() does, straight.
         family = _family_of(self)
         sock = socket.__new__(socket)
-        _Raw.__init__(sock, family, _type_of(self), _proto_of(self), fd)
-        sock._io_refs = 0  # type: ignore[attr-defined]
-        sock._closed = False  # type: ignore[attr-defined]
-        sock._begin()
-        sock._short_is_empty = family in _INTERNET
+        try:
+            _Raw.__init__(sock, family, _type_of(self), _proto_of(self), fd)
+        except BaseException:
+            _os.close(fd)  # an audit hook has said no: nobody else has it
+            raise
+        _begin_accepted(sock, family)
         return sock, address
 
     def _accept(self, /) -> tuple[int, _Any]:
@@ -268,12 +270,25 @@ class socket(_CooperativeSocket):
             yield taken
 
 
+def _begin_accepted(sock: _Any, family: int) -> None:
+    sock._io_refs, sock._closed = 0, False  # what __init__() of the base class does
+    sock._begin()
+    sock._gone_over, sock._short_is_empty = None, family in _INTERNET
+
+
+if _native is not None:
+    _fresh = socket.__new__(socket)
+    _begin_accepted(_fresh, _socket_std.AF_INET)
+    _native.install_accepting(socket, _Raw, _socket_std.getdefaulttimeout, _fresh)
+    del _fresh
+
+
 def _going_on(sock: _Any) -> _Any:
     """The socket by which the connection of ``sock`` goes on: ``sock``, or what it was made into by going over to TLS.
 
     Whoever began with ``sock``, and is to end the connection, knows no other.
     """
-    return getattr(sock, "_gone_over", sock)
+    return getattr(sock, "_gone_over", None) or sock
 
 
 def _regular(file: _IO[bytes]) -> tuple[int, int]:

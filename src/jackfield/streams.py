@@ -327,6 +327,7 @@ class AsyncReader:
             if asking is not None and asking.asked is None:
                 # Some of it may be here already; what more of it comes tells that it is under way.
                 asking.asked = asking.received
+                asking.whole = asking.received - len(self._buffer)
             data = await self._socket.recv(CHUNK)
             if data:
                 self._buffer += data
@@ -413,7 +414,11 @@ class AsyncReader:
 
 
 class AsyncWriter:
-    """``await wfile.write(data)``: the writing end of a stream handler; nothing is buffered."""
+    """``await wfile.write(data)``: the writing end of a stream handler.
+
+    Nothing is buffered, so there is nothing that :attr:`Limits.write_buffer <jackfield.Limits>` would have to cut: who
+    writes has the data in hand until the kernel has taken it, and is ended by ``send_timeout`` if the peer takes none.
+    """
 
     def __init__(self, sock: AsyncSocket) -> None:
         self._socket = sock

@@ -27,7 +27,7 @@ def test_the_defaults_are_those_that_were_decided() -> None:
         "pressure_idle_timeout": 5.0, "send_timeout": 30.0, "connection_lifetime": None, "message_timeout": 30.0,
         "min_rate": 500.0, "max_line": 65_536, "max_message": 1_048_576, "write_buffer": 1_048_576,
         "max_datagram": 65_535, "datagram_rate": None, "datagram_rate_per_address": None, "amplification": 3.0,
-        "reply_rate_per_address": dataclasses.asdict(Rate(100, burst=45)),
+        "reply_rate_per_address": dataclasses.asdict(Rate(100, burst=25)),
     }  # fmt: skip
 
 
@@ -124,7 +124,7 @@ def undocumented(text: str) -> list[str]:
         value = field.default
         shown = {
             "exempt": "127.0.0.0/8, ::1 and every Unix socket", "penalties": "default :class:",
-            "reply_rate_per_address": "default 100/s and 45 at once",
+            "reply_rate_per_address": "default 100/s and 25 at once",
             "refusal": 'default ``b""``', "max_message": "default 1 MiB", "write_buffer": "default 1 MiB",
             "when_full": '``"refuse"`` (default)', "max_handshakes": 'default ``"auto"``',
             "max_connections_per_address": 'default ``"auto"``',

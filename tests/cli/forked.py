@@ -139,6 +139,9 @@ def obey(orders: socket.socket) -> list[str] | None:
 
 def main() -> None:
     import jackfield.cli.banner
+    import jackfield.cli.building
+    import jackfield.cli.check
+    import jackfield.cli.configuration
     import jackfield.cli.connect
     import jackfield.cli.conversation
     import jackfield.cli.dial

@@ -244,7 +244,7 @@ def test_a_path_that_is_too_long_is_no_address(tmp_path: Path) -> None:
 
 def test_an_address_of_another_machine_is_3() -> None:
     # 192.0.2.0/24 is for documentation (RFC 5737): no machine has it.
-    assert "192.0.2.1" in complaint("serve", "-b", "192.0.2.1:9999", code=3)
+    assert "192.0.2.1" in complaint("serve", "-b", "192.0.2.1:9999", "--allow-root", code=3)
 
 
 def test_a_descriptor_that_is_none_is_3() -> None:

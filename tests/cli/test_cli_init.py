@@ -462,7 +462,7 @@ def complaint(words: str, cwd: Path | None = None) -> str:
     [
         ("init", "required: KIND"),
         ("init nftable", "did you mean nftables?"),
-        ("init systemd", "There is: nftables"),
+        ("init system", "did you mean systemd? There is: nftables, systemd"),
         ("", "tcp://127.0.0.1:9999 is reached from this machine only, which is let through: write one for others"),
         ("-b localhost:80", "write one for others, e.g. -b :9999"),
         ("-b unix:/run/x.sock", "unix:/run/x.sock has no port that a packet filter could see: leave it out"),
@@ -502,9 +502,9 @@ def test_the_flags_are_those_of_serve() -> None:
 
     _, named = build_parser()
     ours, theirs = flags(named["init"]), flags(named["serve"])
-    own = {"-o", "--output", "--force", "--name"}
+    own = {"-o", "--output", "--force", "--name", "--user", "--no-socket"}
     assert {flag: ours[flag] for flag in ours.keys() - own} == {flag: theirs[flag] for flag in ours.keys() - own}
-    limits = {flag for flag in theirs if re.match(r"--(max-conn|accept|allow|deny|idle|proxy|tls|when)", flag)}
+    limits = {flag for flag in theirs if re.match(r"--(max-conn|accept|allow(?!-root)|deny|idle|proxy|tls|when)", flag)}
     assert {"-b", "--bind", *limits} <= ours.keys() and len(limits) > 10
 
 

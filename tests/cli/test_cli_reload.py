@@ -154,15 +154,17 @@ def test_the_processes_of_connections_leave_it_to_their_parent(bad: Path) -> Non
 
 
 def test_a_stop_goes_on_and_that_there_are_no_files_is_said() -> None:
-    with Server(*LOOPBACK) as server:
+    with Server("patient:Lines", "--app-dir", str(Path(__file__).parent), *LOOPBACK) as server:
         with client_of(server.address) as client:
-            assert answers(client)
+            client.sendall(b"one\nhalf")
+            assert client.recv(100) == b"ONE\n"
             server.process.send_signal(signal.SIGHUP)
             server.read_until(lambda line: "nothing to read again" in line)
             server.process.send_signal(signal.SIGTERM)
             server.read_until(lambda line: "may finish" in line)
             server.process.send_signal(signal.SIGHUP)
-            assert answers(client)
+            client.sendall(b"way\n")
+            assert client.recv(100) == b"HALFWAY\n"
         assert server.wait() == 0
 
 

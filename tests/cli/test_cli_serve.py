@@ -144,7 +144,7 @@ def test_each_loop(mode: str, loop: str) -> None:
 
 
 def test_a_bare_port_is_dual_stack() -> None:
-    with Server("-b", ":0") as server:
+    with Server("-b", ":0", "--allow-root") as server:
         port = server.address.rsplit(":", 1)[1]
         for host in ("127.0.0.1", "[::1]"):
             assert run("connect", f"{host}:{port}", data=b"hello").stdout == b"HELLO"
@@ -209,7 +209,7 @@ def test_banner() -> None:
 
 def test_what_the_banner_says_to_try_works(tmp_path: Path) -> None:
     for address in (":0", "[::]:0", "0.0.0.0:0", "[::1]:0", "udp://:0", f"unix:{tmp_path}/s"):
-        with Server("-b", address) as server:
+        with Server("-b", address, "--allow-root") as server:
             command, *words = server.ready.split("Try: jackfield ")[1].split()
             assert command == "connect"
             assert answer(*words, data=b"hello") == b"HELLO", words
@@ -217,7 +217,7 @@ def test_what_the_banner_says_to_try_works(tmp_path: Path) -> None:
 
 
 def test_open_to_the_world_is_warned_of() -> None:
-    with Server("-b", ":0", "-b", "udp://0.0.0.0:0") as server:
+    with Server("-b", ":0", "-b", "udp://0.0.0.0:0", "--allow-root") as server:
         warnings = [line for line in server.said if " warning " in line]
         assert len(warnings) == 2
         assert all("open to every machine" in line and "nothing is encrypted" in line for line in warnings)
@@ -225,7 +225,7 @@ def test_open_to_the_world_is_warned_of() -> None:
 
 
 def test_with_tls_only_what_is_plain_is_called_so() -> None:
-    with Server("-b", ":0", "-b", "udp://0.0.0.0:0", "--tls-self-signed") as server:
+    with Server("-b", ":0", "-b", "udp://0.0.0.0:0", "--tls-self-signed", "--allow-root") as server:
         plain = [line for line in server.said if "open to every machine" in line and "nothing is encrypted" in line]
         assert len(plain) == 1 and "udp://" in plain[0]
         assert server.end() == 0
@@ -238,7 +238,7 @@ def certificate() -> str:
 
 def test_a_listener_with_its_own_certificate(certificate: str) -> None:
     """Only what is plain is said to be so, and the echo is there by both."""
-    with Server("-b", ":0", "-b", f"tls://:0?cert={certificate}") as server:
+    with Server("-b", ":0", "-b", f"tls://:0?cert={certificate}", "--allow-root") as server:
         plain, encrypted = server.addresses
         assert plain.startswith("tcp://") and encrypted.startswith("tls://")
         warnings = [line for line in server.said if "open to every machine" in line]
@@ -356,27 +356,36 @@ def test_asked_to_stop_and_stopped_is_0(mode: str, number: int) -> None:
     assert "Traceback" not in "\n".join(server.said)
 
 
+def patient(mode: str) -> list[str]:
+    """Serve lines, and wait for the rest of one that has begun."""
+    handler = "patient:AsyncLines" if mode == "async" else "patient:Lines"
+    return [handler, "--app-dir", str(Path(__file__).parent), "-k", mode]
+
+
+def begin(client: socket.socket) -> None:
+    """A line, and half of the next."""
+    client.sendall(b"one\nhalf")
+    assert client.recv(100) == b"ONE\n"
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_a_connection_may_finish(mode: str) -> None:
-    with Server("-k", mode, *LOOPBACK) as server, connect(server.address) as client:
-        client.sendall(b"one")
-        assert client.recv(100) == b"ONE"
+    with Server(*patient(mode), *LOOPBACK) as server, connect(server.address) as client:
+        begin(client)
         server.process.send_signal(signal.SIGTERM)
         server.read_until(lambda line: "1 connection may finish within 30s" in line)
-        client.sendall(b"two")
-        assert client.recv(100) == b"TWO"
+        client.sendall(b"way\n")
+        assert client.recv(100) == b"HALFWAY\n"
         if mode != "serial":  # where the one handler has the thread, and nobody is there to close the listener
             wait_refused(server.address)
-        client.shutdown(socket.SHUT_WR)
-        assert client.recv(100) == b""
+        assert client.recv(100) == b"", "it is told then"
         assert server.wait() == 0
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_the_graceful_timeout_cuts_and_is_0_all_the_same(mode: str) -> None:
-    with Server("-k", mode, "--graceful-timeout", "300ms", *LOOPBACK) as server, connect(server.address) as client:
-        client.sendall(b"one")
-        assert client.recv(100) == b"ONE"
+    with Server(*patient(mode), "--graceful-timeout", "300ms", *LOOPBACK) as server, connect(server.address) as client:
+        begin(client)
         assert server.end() == 0
         assert client.recv(100) == b""
     cut = [
@@ -389,9 +398,8 @@ def test_the_graceful_timeout_cuts_and_is_0_all_the_same(mode: str) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_second_control_c_is_at_once_and_130(mode: str) -> None:
-    with Server("-k", mode, *LOOPBACK) as server, connect(server.address) as client:
-        client.sendall(b"one")
-        assert client.recv(100) == b"ONE"
+    with Server(*patient(mode), *LOOPBACK) as server, connect(server.address) as client:
+        begin(client)
         server.process.send_signal(signal.SIGINT)
         server.read_until(lambda line: "may finish" in line)
         assert server.insist(signal.SIGINT) == 130
@@ -399,23 +407,20 @@ def test_a_second_control_c_is_at_once_and_130(mode: str) -> None:
 
 def test_a_signal_that_is_told_twice_is_one_wish() -> None:
     """`timeout -s INT` signals its child, and then the whole group, the child among it."""
-    with Server(*LOOPBACK, start_new_session=True) as server, connect(server.address) as client:
-        client.sendall(b"one")
-        assert client.recv(100) == b"ONE"
+    with Server(*patient("green"), *LOOPBACK, start_new_session=True) as server, connect(server.address) as client:
+        begin(client)
         os.kill(server.process.pid, signal.SIGINT)
         os.killpg(server.process.pid, signal.SIGINT)
         server.read_until(lambda line: "may finish" in line)
-        client.sendall(b"two")
-        assert client.recv(100) == b"TWO"
-        client.shutdown(socket.SHUT_WR)
+        client.sendall(b"way\n")
+        assert client.recv(100) == b"HALFWAY\n"
         assert server.wait() == 0
     assert not any("at once" in line and "SIGINT" in line for line in server.said)
 
 
 def test_a_second_term_is_at_once_and_0() -> None:
-    with Server(*LOOPBACK) as server, connect(server.address) as client:
-        client.sendall(b"one")
-        assert client.recv(100) == b"ONE"
+    with Server(*patient("green"), *LOOPBACK) as server, connect(server.address) as client:
+        begin(client)
         server.process.send_signal(signal.SIGTERM)
         server.read_until(lambda line: "may finish" in line)
         assert server.insist(signal.SIGTERM) == 0
@@ -435,7 +440,7 @@ def test_a_handler_that_never_returns_is_left_behind(mode: str, app: Path) -> No
     (app / "hasty.py").write_text(
         "import jackfield.cli.stopping, jackfield.server\n"
         "from app import Stuck\n"
-        "jackfield.server.CUT_SECONDS /= 5\n"
+        "jackfield.serving.drain.CUT_SECONDS /= 5\n"
         "jackfield.cli.stopping.GIVE_UP /= 5\n"
     )
     socket_file = app / "s"

@@ -4,6 +4,7 @@
   is what it prints. One that begins with ``# examples/NAME`` is an excerpt of that file and is not run here. One that
   ends by serving for ever is run as a server (see :attr:`Block.serves`).
 - ``console``: a command after ``$``, and what it says.
+- ``toml``: a configuration, which tests/cli/test_cli_configuration_files.py reads.
 - ``mermaid``: a drawing. ``text``: anything else.
 """
 
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 DOCS = Path(__file__).parents[2] / "docs"
-LANGUAGES = ("python", "console", "mermaid", "text")
+LANGUAGES = ("python", "console", "toml", "mermaid", "text")
 
 
 @dataclass

@@ -9,20 +9,26 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from jackfield import supervisor
 from jackfield.cli.app import build_parser
-from jackfield.lifecycle import ENDED, MOVES, State
+from jackfield.cli.configuration import keys_of_serve
+from jackfield.cli.configuration.values import toml_text
+from jackfield.lifecycle import CONNECTION_MOVES, MOVES
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference.md"
 
 
-def states() -> str:
-    """The moves of a server's life as a Mermaid state diagram."""
-    lines = ["```mermaid", "stateDiagram-v2", f"    [*] --> {State.NEW.value}"]
-    for state, following in MOVES.items():
-        lines += [f"    {state.value} --> {other.value}" for other in State if other in following]
-    lines += [f"    {state.value} --> [*]" for state in State if state in ENDED]
+def drawn(moves: Mapping[Any, frozenset[Any]]) -> str:
+    """The moves of a life as a Mermaid state diagram; it begins with the first state."""
+    states = list(moves)
+    lines = ["```mermaid", "stateDiagram-v2", f"    [*] --> {states[0].value}"]
+    for state, following in moves.items():
+        lines += [f"    {state.value} --> {other.value}" for other in states if other in following]
+    lines += [f"    {state.value} --> [*]" for state in states if not moves[state]]
     return "\n".join([*lines, "```"])
 
 
@@ -30,10 +36,13 @@ def flags() -> str:
     """The arguments of each subcommand, as its --help tells them."""
     _, named = build_parser()
     parts = []
+    shared = {action.dest for action in named["serve"]._actions}
     for name, parser in named.items():
         rows = [f"### `jackfield {name}`", "", "| argument | what it does |", "|---|---|"]
+        if name == "check":
+            rows[2:2] = ["All of `jackfield serve`, and:", ""]
         for action in parser._actions:
-            if isinstance(action, argparse._HelpAction):
+            if isinstance(action, argparse._HelpAction) or (name == "check" and action.dest in shared):
                 continue
             value = "" if action.nargs == 0 else f" {action.metavar or action.dest.upper()}"
             written = ", ".join(action.option_strings) + value if action.option_strings else value.strip()
@@ -42,7 +51,30 @@ def flags() -> str:
     return "\n\n".join(parts)
 
 
-PARTS = {"states": states, "flags": flags}
+def keys() -> str:
+    """Each flag of ``serve`` as a key of a file and as a variable of the environment."""
+    _, found = keys_of_serve()
+    rows = ["| flag | in a file | in the environment | in `[[server]]` | default |", "|---|---|---|---|---|"]
+    for key in found:
+        said = re.search(r"\(default:? ([^;)]*)", key.action.help or "")
+        default = (
+            f"`{toml_text(key.default)}`" if isinstance(key.default, str | int | float) else said[1] if said else ""
+        )
+        cells = [
+            f"`{key.flag}`", f"`{key.name}`" if key.in_files else "", f"`{key.variable}`",
+            "yes" if key.of_server else "", default.replace("|", chr(92) + "|"),
+        ]  # fmt: skip
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+PARTS = {
+    "states": lambda: drawn(MOVES),
+    "connections": lambda: drawn(CONNECTION_MOVES),
+    "workers": lambda: drawn(supervisor.life.MOVES),
+    "flags": flags,
+    "keys": keys,
+}
 
 
 def filled(page: str) -> str:

@@ -93,19 +93,29 @@ def test_wakes_by_descriptor() -> None:
 
 
 def test_stop_with_a_deadline(caplog: pytest.LogCaptureFixture) -> None:
-    server = ours.ThreadingTCPServer(LOOPBACK, handler_in(ours, echo))
-    with server, client_of(server) as idle:
+    def sends(handler: Any) -> None:
+        if handler.request.recv(1) == b"!":
+            handler.request.sendall(b"x" * 32_000_000)  # to a peer that takes nothing
+        else:
+            handler.request.sendall(b"?")
+            while handler.request.recv(1):
+                pass
+
+    server = ours.ThreadingTCPServer(LOOPBACK, handler_in(ours, sends))
+    with server, client_of(server) as idle, client_of(server) as stuck:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         idle.sendall(b"?")
         assert idle.recv(1) == b"?"
-        server.stop(0.05)
+        stuck.sendall(b"!")
+        assert stuck.recv(1) == b"x"
+        server.stop(0.5)
         server.stop(30)  # the earlier deadline holds
         assert server.stopping
+        assert idle.recv(1) == b"", "nothing is under way there: it is told at once"
         thread.join(SECONDS)
         assert not thread.is_alive()
-        assert idle.recv(1) == b""
-    assert "the deadline passed" in caplog.text and "127.0.0.1" in caplog.text
+    assert "the deadline passed" in caplog.text and caplog.text.count("127.0.0.1") == 2
 
 
 @both

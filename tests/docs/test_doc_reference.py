@@ -82,7 +82,8 @@ def knobs_of(subject: Any, arguments: bool, attributes: bool) -> dict[str, str]:
                 found[name] = REQUIRED if parameter.default is parameter.empty else shown(parameter.default)
     if attributes:
         for name, value in vars(subject).items():
-            if not name.startswith("_") and not callable(value) and not inspect.isdatadescriptor(value):
+            is_knob = not callable(value) and not hasattr(value, "__get__")
+            if not name.startswith("_") and is_knob:
                 found[name] = shown(value)
     return found
 

@@ -12,6 +12,7 @@ import pytest
 from modes_support import LONG, SOON, crew, name_of_thread, settled, until, waiting
 
 from jackfield.modes import Threads
+from jackfield.modes.spares import KEPT
 
 
 def test_one_thread_runs_unit_after_unit() -> None:
@@ -64,6 +65,37 @@ def test_an_idle_thread_ends_after_its_time() -> None:
         first = name_of_thread(threads)
         until(lambda: not threads._spares.staff)
         assert name_of_thread(threads) != first
+
+
+def crowd(threads: Threads, number: int) -> None:
+    """So many units at the same time, all of which have ended when this returns."""
+    gate, there = threading.Event(), threading.Semaphore(0)
+
+    def unit() -> None:
+        there.release()
+        assert gate.wait(SOON)
+
+    for _ in range(number):
+        threads.start(unit)
+    for _ in range(number):
+        assert there.acquire(timeout=SOON)
+    gate.set()
+    until(lambda: settled(threads))
+
+
+def test_of_a_crowd_only_some_wait_for_long() -> None:
+    with crew() as threads:
+        crowd(threads, KEPT + 4)
+        until(lambda: len(threads._spares.staff) == KEPT)
+        assert waiting(threads) == KEPT
+
+
+def test_a_crowd_that_is_kept_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The broken case."""
+    monkeypatch.setattr("jackfield.modes.spares.SURPLUS_SECONDS", LONG)
+    with crew() as threads:
+        crowd(threads, KEPT + 4)
+        assert waiting(threads) == len(threads._spares.staff) == KEPT + 4
 
 
 def test_join_ends_the_idle_ones_and_a_later_unit_is_served_as_before() -> None:

@@ -6,7 +6,8 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 python=$(command -v "${1:-python3}")
 case $python in /*) ;; *) python=$PWD/$python ;; esac
 shift || true
-[ $# -gt 0 ] || set -- tests/native/test_native_awaiting.py tests/native/test_native_receiving.py tests/reactor \
+[ $# -gt 0 ] || set -- tests/native/test_native_accepting.py tests/native/test_native_awaiting.py \
+    tests/native/test_native_receiving.py tests/reactor \
     tests/sync/test_sync_everywhere.py tests/sync/test_sync_handing_over.py tests/door
 
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/jackfield-sanitized.XXXXXX")

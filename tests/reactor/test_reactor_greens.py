@@ -13,7 +13,20 @@ from greenlet import getcurrent
 from reactor_support import SOON, Host, turns, until
 
 from jackfield.errors import MisuseError
-from jackfield.reactor import GreenExit, GreenThread, GreenWait, await_, drive, green, in_green, run, sleep, spawn
+from jackfield.journal import Journal
+from jackfield.reactor import (
+    GreenExit,
+    GreenThread,
+    GreenWait,
+    await_,
+    drive,
+    green,
+    greens,
+    in_green,
+    run,
+    sleep,
+    spawn,
+)
 from jackfield.sync import Event
 
 
@@ -239,12 +252,15 @@ def test_killed_from_a_plain_thread(host: Host) -> None:
 # -- nothing is lost ---------------------------------------------------------------------------------------------------
 
 
-def logged(caplog: pytest.LogCaptureFixture, function: Callable[[], Any]) -> list[BaseException]:
-    """The exceptions that ``function()`` leaves in the log of green threads."""
-    with caplog.at_level(logging.DEBUG, "jackfield.green"):
+def logged(caplog: pytest.LogCaptureFixture, function: Callable[[], Any]) -> list[str]:
+    """The kinds of exceptions that ``function()`` leaves in the log of green threads."""
+    with pytest.MonkeyPatch.context() as patch, caplog.at_level(logging.DEBUG, "jackfield.green"):
+        # One of this test's own: what others wrote is no reason to hold anything back.
+        patch.setattr(greens, "_journal", Journal(logging.getLogger("jackfield.green")))
         caplog.clear()
         function()
-    return [record.exc_info[1] for record in caplog.records if record.exc_info and record.exc_info[1]]
+    last_lines = [record.exc_text.splitlines()[-1] for record in caplog.records if record.exc_text]
+    return [line.partition(":")[0].strip() for line in last_lines]
 
 
 def test_an_exception_that_nobody_joined_for_is_logged(host: Host, caplog: pytest.LogCaptureFixture) -> None:
@@ -253,7 +269,7 @@ def test_an_exception_that_nobody_joined_for_is_logged(host: Host, caplog: pytes
         until(lambda: thread.done)
 
     errors = logged(caplog, lambda: host.run(main))
-    assert [type(error) for error in errors] == [ZeroDivisionError]
+    assert errors == ["ZeroDivisionError"]
     assert "boom" in caplog.text
 
 
@@ -293,7 +309,7 @@ def test_a_joiner_who_left_does_not_count(host: Host, caplog: pytest.LogCaptureF
         release.set()
         until(lambda: thread.done)
 
-    assert [type(error) for error in logged(caplog, lambda: host.run(main))] == [ZeroDivisionError]
+    assert logged(caplog, lambda: host.run(main)) == ["ZeroDivisionError"]
 
 
 @pytest.mark.parametrize("error", [GreenExit, KeyboardInterrupt])
@@ -320,7 +336,7 @@ def test_system_exit_ends_one_green_thread_and_not_the_loop(host: Host, caplog: 
     results: list[str] = []
     errors = logged(caplog, lambda: results.append(host.run(main)))
     assert results == ["the loop goes on"]
-    assert [type(error) for error in errors] == [SystemExit]
+    assert errors == ["SystemExit"]
 
 
 # -- context variables -------------------------------------------------------------------------------------------------

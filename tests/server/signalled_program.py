@@ -13,7 +13,10 @@ import threading
 from typing import Any
 
 import jackfield
-from jackfield import AsyncRequestHandler, BaseRequestHandler, sync
+from jackfield import AsyncRequestHandler, BaseRequestHandler, draining, sync
+
+# Who waits for an answer is waited for, however long it is quiet meanwhile.
+draining.QUIET = 1000.0
 
 go = sync.Event()
 

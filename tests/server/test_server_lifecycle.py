@@ -16,18 +16,20 @@ from jackfield.lifecycle import ENDED, LifeCycle, State
 
 # -- the table ---------------------------------------------------------------------------------------------------------
 
-NEW, SERVING, DRAINING, STOPPED, FAILED = State
+NEW, SERVING, SUSPENDED, DRAINING, STOPPED, FAILED = State
 
 #: Written out once more, so that a change of the table is a change of this test.
 LEGAL = {
     (NEW, SERVING), (NEW, STOPPED), (NEW, FAILED),
-    (SERVING, DRAINING), (SERVING, STOPPED), (SERVING, FAILED),
+    (SERVING, SUSPENDED), (SERVING, DRAINING), (SERVING, STOPPED), (SERVING, FAILED),
+    (SUSPENDED, SERVING), (SUSPENDED, DRAINING), (SUSPENDED, FAILED),
     (DRAINING, STOPPED), (DRAINING, FAILED),
 }  # fmt: skip
 
 PATHS = {
     NEW: [],
     SERVING: [SERVING],
+    SUSPENDED: [SERVING, SUSPENDED],
     DRAINING: [SERVING, DRAINING],
     STOPPED: [SERVING, DRAINING, STOPPED],
     FAILED: [FAILED],
@@ -85,7 +87,7 @@ def test_of_two_who_move_at_once_one_is_refused() -> None:
 @pytest.mark.parametrize("mode", MODES)
 def test_one_life_from_beginning_to_end(mode: str) -> None:
     server = Server(echo(mode), TCP, mode=mode)
-    assert (server.state, server.addresses, server.connections, server.draining) == ("new", [], [], False)
+    assert (server.state, server.addresses, server.connections, bool(server.draining)) == ("new", [], [], False)
     with pytest.raises(MisuseError, match="ask between start"):
         _ = server.server_address
     assert server.wait_stopped(0) is False
@@ -331,7 +333,7 @@ def test_waits_that_gave_up_are_forgotten() -> None:
     with Server(Echo, TCP) as server:
         for _ in range(5):
             assert not server.wait_stopped(0.001)
-        assert server._waits == []
+        assert server._stopped._waits == []
 
 
 @pytest.mark.parametrize("waiters", [1, 5])
@@ -341,7 +343,7 @@ def test_several_wait_for_the_end(waiters: int) -> None:
     threads = [threading.Thread(target=lambda: told.append(server.wait_stopped(SOON))) for _ in range(waiters)]
     for thread in threads:
         thread.start()
-    until(lambda: len(server._waits) == waiters)
+    until(lambda: len(server._stopped._waits) == waiters)
     server.stop()
     for thread in threads:
         thread.join()

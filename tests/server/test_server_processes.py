@@ -242,16 +242,25 @@ def test_datagrams_in_processes_at_the_limit() -> None:
 
 
 def test_stopping_waits_for_the_children_and_kills_none_that_finish() -> None:
-    server = Server(Echo, TCP, mode="process").start()
+    class Slow(BaseRequestHandler[Any]):
+        def handle(self) -> None:
+            self.request.sendall(self.request.recv(100))
+            with os.fdopen(os.dup(ready), "rb") as file:
+                file.read(1)
+            self.request.sendall(b"finished")
+
+    ready, go = os.pipe()
+    server = Server(Slow, TCP, mode="process").start()
     with dial(server) as client:
         client.sendall(b"x")
-        assert client.recv(10) == b"X"
+        assert client.recv(10) == b"x"
         server.stop(SOON)
         until(lambda: server.state == "draining")
-        client.sendall(b"finishing")
-        assert client.recv(100) == b"FINISHING"
-        client.shutdown(socket.SHUT_WR)
+        os.write(go, b"!")
+        assert client.recv(100) == b"finished"
         assert client.recv(10) == b""
+    os.close(ready)
+    os.close(go)
     assert server.wait_stopped(SOON)
     assert server.info().handler_errors == 0
     assert not children()

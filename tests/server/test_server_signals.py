@@ -30,6 +30,9 @@ class Program:
             sock.settimeout(SOON)
             sock.connect(self.path)
             assert sock.recv(10) == b"here"
+            # Of a Unix socket that has received something nobody can tell whether that was answered.
+            sock.sendall(b"x")
+            assert sock.recv(10) == b"X"
         except BaseException:
             sock.close()
             raise

@@ -278,6 +278,56 @@ def test_a_client_that_goes_or_speaks_no_tls(mode: str, said: bytes, reason: str
         assert server.info().handler_errors == 0
 
 
+@pytest.mark.parametrize("mode", HERE)
+def test_no_more_handshakes_than_may_be(mode: str, certificate: TLS, context: ssl.SSLContext) -> None:
+    handler = lines(mode, ServerTLS(certificate))
+    with Server(handler, TCP, mode=mode, limits=Limits(max_handshakes=1)) as server, client_of(server) as first:
+        entering = server._service.streams.entering
+        first.sendall(b"STARTTLS\n")
+        assert read_line(first) == b"go on\n"
+        until(lambda: entering)
+        with client_of(server) as second:
+            second.sendall(b"STARTTLS\n")
+            assert is_over(second)
+        until(lambda: server.info().ends == {"limit_handshakes": 1})
+        with context.wrap_socket(first, server_hostname="localhost") as client:
+            client.sendall(b"hello\n")
+            assert read_line(client).startswith(b"hello by TLS")
+            assert not entering
+            with gone_over(server, context) as third:  # there is room again
+                third.sendall(b"hello\n")
+                assert read_line(third).startswith(b"hello by TLS")
+        assert server.info().handler_errors == 0
+
+
+def test_handshakes_that_nobody_counts_are_found_out(
+    certificate: TLS, context: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The broken case."""
+    monkeypatch.setattr("jackfield.serving.streams.Streams.begin_handshake", lambda *_: True)
+    handler = lines("thread", ServerTLS(certificate))
+    with Server(handler, TCP, limits=Limits(max_handshakes=1)) as server, client_of(server) as first:
+        first.sendall(b"STARTTLS\n")
+        assert read_line(first) == b"go on\n"
+        with gone_over(server, context) as second:
+            second.sendall(b"hello\n")
+            assert read_line(second).startswith(b"hello by TLS")
+
+
+@pytest.mark.parametrize("mode", HERE)
+def test_a_handshake_that_failed_counts_no_longer(mode: str, certificate: TLS, context: ssl.SSLContext) -> None:
+    handler = lines(mode, ServerTLS(certificate))
+    with Server(handler, TCP, mode=mode, limits=Limits(max_handshakes=1)) as server:
+        for _ in range(3):
+            with client_of(server) as client:
+                client.sendall(b"STARTTLS\n")
+                assert read_line(client) == b"go on\n"
+                client.sendall(b"\x16 junk" * 30)
+                assert is_over(client)
+            until(lambda: not server._service.streams.entering)
+        until(lambda: server.info().ends == {"tls_error": 3})
+
+
 # -- the life of the connection afterwards -----------------------------------------------------------------------------
 
 

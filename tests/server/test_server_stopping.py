@@ -32,7 +32,14 @@ from native_support import (
     until,
 )
 
-from jackfield import AsyncRequestHandler, BaseRequestHandler, MisuseError, Server
+from jackfield import (
+    AsyncRequestHandler,
+    AsyncStreamRequestHandler,
+    BaseRequestHandler,
+    MisuseError,
+    Server,
+    StreamRequestHandler,
+)
 from jackfield.modes import PollLoop
 from jackfield.reactor import drive, green, run, sleep, spawn
 
@@ -251,6 +258,23 @@ def test_waiting_on_its_own_loop_is_a_misuse_and_shows_the_right_call() -> None:
     asyncio.run(main())
 
 
+class Lines(StreamRequestHandler[Any]):
+    def handle(self) -> None:
+        for line in self.rfile:
+            self.wfile.write(line.upper())
+
+
+class AsyncLines(AsyncStreamRequestHandler[Any]):
+    async def handle(self) -> None:
+        while line := await self.rfile.readline():
+            await self.wfile.write(line.upper())
+
+
+def lines(mode: str) -> Any:
+    """Of which one that is half there is heard out."""
+    return AsyncLines if mode == "async" else Lines
+
+
 # -- drain -------------------------------------------------------------------------------------------------------------
 
 
@@ -279,12 +303,12 @@ def test_what_is_at_work_finishes(mode: str, caplog: pytest.LogCaptureFixture) -
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("deadline", [0, 0.01])
 def test_what_does_not_finish_is_cut_and_named(mode: str, deadline: float, caplog: pytest.LogCaptureFixture) -> None:
-    """Idle peers: each sees the end of its connection, and the log says who they were."""
-    server = Server(echo(mode), TCP, mode=mode).start()
+    """Peers in the midst of a message: each sees the end of its connection, and the log says who they were."""
+    server = Server(lines(mode), TCP, mode=mode).start()
     clients = [dial(server) for _ in range(1 if mode == "serial" else 3)]
     for client in clients:
-        client.sendall(b"x")
-        assert client.recv(10) == b"X"
+        client.sendall(b"x\nhalf")
+        assert client.recv(10) == b"X\n"
     server.stop(deadline)
     assert server.wait_stopped(SOON)
     for client in clients:
@@ -298,15 +322,15 @@ def test_what_does_not_finish_is_cut_and_named(mode: str, deadline: float, caplo
 
 @pytest.mark.parametrize("mode", [mode for mode in MODES if mode != "serial"])
 def test_one_finishes_and_another_is_cut(mode: str) -> None:
-    server = Server(echo(mode), TCP, mode=mode).start()
+    server = Server(lines(mode), TCP, mode=mode).start()
     finishing, idle = dial(server), dial(server)
     for client in (finishing, idle):
-        client.sendall(b"x")
-        assert client.recv(10) == b"X"
+        client.sendall(b"x\none ")
+        assert client.recv(10) == b"X\n"
     server.stop(1000)
     until(lambda: server.state == "draining")
-    finishing.sendall(b"one more")
-    assert finishing.recv(100) == b"ONE MORE"
+    finishing.sendall(b"more\n")
+    assert finishing.recv(100) == b"ONE MORE\n"
     leave(finishing)
     until(lambda: len(server.connections) == 1)
     assert server.state == "draining"
@@ -406,7 +430,7 @@ def test_who_waits_in_the_queue_when_a_graceful_stop_begins_is_served(mode: str)
 
 
 def test_a_process_that_ignores_the_hint_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jackfield.server.CUT_SECONDS", 0.05)
+    monkeypatch.setattr("jackfield.serving.drain.CUT_SECONDS", 0.05)
 
     class Ignores(BaseRequestHandler[Any]):
         def handle(self) -> None:
@@ -434,7 +458,7 @@ def test_a_handler_that_never_looks_holds_nobody_up(caplog: pytest.LogCaptureFix
 
     server = Server(Computes, TCP, mode="thread").start()
     with pytest.MonkeyPatch.context() as patch, dial(server) as client:
-        patch.setattr("jackfield.server.CUT_SECONDS", 0.01)
+        patch.setattr("jackfield.serving.drain.CUT_SECONDS", 0.01)
         assert client.recv(10) == b"here"
         server.stop(0)
         assert server.wait_stopped(SOON)

@@ -34,7 +34,7 @@ OF_ITSELF = {
 }
 
 #: Methods and attributes of the class beside the standard library's.
-BESIDE = {"recvfile", "received", "sent", "asked", "proxy", "waits", "tls"}
+BESIDE = {"recvfile", "received", "sent", "asked", "proxy", "waits", "whole", "tls"}
 
 
 #: A private method; its second parameter there guards against a module that is being taken apart, and is never given.

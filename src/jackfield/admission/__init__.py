@@ -1,4 +1,8 @@
-"""Who may come in: values and a clock in, verdicts out.  Nothing here opens, reads or waits."""
+"""Who may come in: values and a clock in, verdicts out.  Nothing here opens, reads or waits.
+
+But for what several workers share: ``ledger``, ``shared`` and what belongs to them have memory and locks in common with
+other processes, and wait for each other for a bounded moment.  Only who has workers imports them.
+"""
 
 from jackfield.admission.addresses import Credentials
 from jackfield.admission.admission import Admission, Refusal

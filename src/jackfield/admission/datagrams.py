@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from jackfield.admission.addresses import AddressTable, Key, Keys, Peer, source_of
 from jackfield.admission.admission import Refusal, may_come
 from jackfield.admission.locks import Guarded
-from jackfield.admission.rates import ticks
+from jackfield.admission.rates import Rate, ticks
 from jackfield.clock import MONOTONIC, Clock
 
 if TYPE_CHECKING:
@@ -101,9 +101,15 @@ class DatagramGuard(Guarded):
             return refusal
 
     def _admit_counted(self, key: Key, size: int) -> Refusal | None:
+        seconds = self._now()
+        refusal = self._ask_rates(key, seconds)
+        if refusal is None and self._limits.amplification is not None and isinstance(key, bytes):
+            self._received(key, size, seconds)
+        return refusal
+
+    def _ask_rates(self, key: Key, seconds: float) -> Refusal | None:
         limits = self._limits
         rate, rate_per_address = limits.datagram_rate, limits.datagram_rate_per_address
-        seconds = self._now()
         now = ticks(seconds)
         full_at = bucket_full_at = -1
         if rate is not None:
@@ -117,8 +123,6 @@ class DatagramGuard(Guarded):
             self._buckets.put_until(key, bucket_full_at, now)
         if full_at >= 0:
             self._full_at = full_at
-        if limits.amplification is not None and isinstance(key, bytes):
-            self._received(key, size, seconds)
         return None
 
     def _received(self, key: Key, size: int, now: float) -> None:
@@ -161,17 +165,21 @@ class DatagramGuard(Guarded):
                     self._withheld += 1
                     return False
             rate = limits.reply_rate_per_address
-            if rate is not None:
-                now = ticks(seconds)
-                full_at = rate.spend(self._replies.entries.get(key, 0), now)
-                if full_at < 0:
-                    self._withheld += 1
-                    return False
-                self._replies.put_until(key, full_at, now)
+            if rate is not None and not self._take_reply(rate, key, seconds):
+                self._withheld += 1
+                return False
             if exchange is not None:
                 exchange.sent += size
                 exchange.replied = True
             return True
+
+    def _take_reply(self, rate: Rate, key: Key, seconds: float) -> bool:
+        now = ticks(seconds)
+        full_at = rate.spend(self._replies.entries.get(key, 0), now)
+        if full_at < 0:
+            return False
+        self._replies.put_until(key, full_at, now)
+        return True
 
     def count_reply(self, peer: Peer, size: int, *, sent: bool = True) -> None:
         """A copy of this guard in another process was asked :meth:`may_reply`, and ``sent`` is what it answered."""
@@ -188,12 +196,14 @@ class DatagramGuard(Guarded):
             if exchange is not None:
                 exchange.sent += size
                 exchange.replied = True
-            rate = limits.reply_rate_per_address
-            if rate is not None:
-                now = ticks(self._now())
-                # Several copies may have let more pass than one would have: then it is empty, and no emptier.
-                full_at = max(self._replies.entries.get(key, 0), now) + rate.step
-                self._replies.put_until(key, rate.clamp(full_at, now), now)
+            if limits.reply_rate_per_address is not None:
+                self._charge_reply(limits.reply_rate_per_address, key, self._now())
+
+    def _charge_reply(self, rate: Rate, key: Key, seconds: float) -> None:
+        # Several copies may have let more pass than one would have: then it is empty, and no emptier.
+        now = ticks(seconds)
+        full_at = max(self._replies.entries.get(key, 0), now) + rate.step
+        self._replies.put_until(key, rate.clamp(full_at, now), now)
 
     @property
     def limits(self) -> Limits:

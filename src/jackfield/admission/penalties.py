@@ -177,10 +177,7 @@ class PenaltyBook:
         :raises ValueError: ``seconds`` is not above 0 (``math.inf``: until :meth:`unban`).
         :raises MisuseError: nobody knows whose the peer is, or 65,536 are banned by hand already.
         """
-        if not (_is_number(seconds) or seconds == math.inf) or seconds <= 0:
-            raise ValueError(f"a ban lasts more than 0 seconds, not {show(seconds)}: write e.g. 3600, or math.inf")
-        if key is None:
-            raise MisuseError("nobody knows whose this peer is: write e.g. ban(('192.0.2.7', 0), 3600)")
+        check_ban(key, seconds)
         if key not in self.by_hand and len(self.by_hand) >= MOST_ADDRESSES:
             for other in [other for other, until in self.by_hand.items() if until <= now]:
                 del self.by_hand[other]
@@ -219,6 +216,14 @@ class PenaltyBook:
     def owed(self, key: Key, now: float) -> float:
         """Seconds of penalty that an address has now, banned or not."""
         return max(self._owed.entries.get(key, 0.0), self.banned.entries.get(key, 0.0), now) - now
+
+
+def check_ban(key: Key, seconds: float) -> None:
+    """What :meth:`PenaltyBook.ban` raises where it is asked for nothing that can be."""
+    if not (_is_number(seconds) or seconds == math.inf) or seconds <= 0:
+        raise ValueError(f"a ban lasts more than 0 seconds, not {show(seconds)}: write e.g. 3600, or math.inf")
+    if key is None:
+        raise MisuseError("nobody knows whose this peer is: write e.g. ban(('192.0.2.7', 0), 3600)")
 
 
 def _is_number(value: object) -> bool:

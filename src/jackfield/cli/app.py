@@ -41,6 +41,7 @@ __all__ = ["build_parser", "main"]
 COMMANDS = {
     "serve": "serve a handler class, or the upper-case echo",
     "connect": "talk to a server: a client on a terminal, a byte pipe elsewhere",
+    "check": "look at a configuration as serve would, without serving",
     "init": "write a file for what stands around a server, such as a packet filter",
 }
 """Each subcommand and its line in the help; it lives in the module of its name beside this one."""
@@ -90,50 +91,51 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line, that of the process by default; the exit code (:mod:`jackfield.cli.exits`)."""
     started = time.perf_counter()
     arguments = sys.argv[1:] if argv is None else list(argv)
-    program, verbose, color = "jackfield", False, AUTO
+    program, options = "jackfield", argparse.Namespace(verbose=0, color=AUTO)
     try:
         parser, named = build_parser(arguments)
         program = next((f"jackfield {word}" for word in arguments if word in named), program)
-        options, extras = parser.parse_known_args(arguments)
-        options.verbose = getattr(options, "verbose", 0)
-        options.quiet = getattr(options, "quiet", False)
-        options.color = getattr(options, "color", AUTO)
-        options.started = started
-        verbose, color = options.verbose > 0, options.color
+        parsed, extras = parser.parse_known_args(arguments)
+        parsed.spoken = frozenset(vars(parsed))
+        parsed.verbose = getattr(parsed, "verbose", 0)
+        parsed.quiet = getattr(parsed, "quiet", False)
+        parsed.color = getattr(parsed, "color", AUTO)
+        parsed.started = started
+        options = parsed
         command: str | None = options.command
         if extras:
             named.get(command or "", parser).reject(extras)
         if options.version:
             return _print_version(options.json)
-        if options.json:
+        if options.json and (command is None or "--json" not in named[command].flags()):
             raise UsageError("--json goes with --version")
         if command is None:
             parser.print_help(sys.stderr)
             return exits.USAGE
         return load(command).run(options)
     except (UsageError, AddressError) as error:
-        return _fail(program, error, exits.USAGE, verbose, color)
+        return _fail(program, error, exits.USAGE, options)
     except StartError as error:
-        return _fail(program, error, exits.NOT_STARTED, verbose, color)
+        return _fail(program, error, exits.NOT_STARTED, options)
     except (JackfieldError, OSError) as error:
-        return _fail(program, error, exits.FAILED, verbose, color)
+        return _fail(program, error, exits.FAILED, options)
     except KeyboardInterrupt:
         return exits.INTERRUPTED
     except Exception as error:
-        return _fail(program, error, exits.FAILED, verbose, color, known=False)
+        return _fail(program, error, exits.FAILED, options, known=False)
 
 
-def _fail(program: str, error: Exception, code: int, verbose: bool, color: str, known: bool = True) -> int:
+def _fail(program: str, error: Exception, code: int, options: argparse.Namespace, known: bool = True) -> int:
     """One line on stderr, with ``-v`` after the traceback; the exit code given."""
-    if verbose:
+    if options.verbose:
         import traceback
 
         traceback.print_exception(error)
     if known:
-        complain(program, str(error), color)
+        complain(program, str(error), options.color)
     else:
-        hint = "" if verbose else " (-v shows where)"
-        complain(program, f"failed: {type(error).__name__}: {error}{hint}", color)
+        hint = "" if options.verbose else " (-v shows where)"
+        complain(program, f"failed: {type(error).__name__}: {error}{hint}", options.color)
     return code
 
 

@@ -13,25 +13,33 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from typing import Any, NoReturn
 
-__all__ = ["Parser", "UsageError", "add_globals", "address", "count", "duration", "nearest", "typed"]
+__all__ = ["DEFAULT_ADDRESS", "Parser", "Switch", "UsageError", "add_globals", "address", "count", "duration",
+           "leave_defaults_out", "nearest", "size", "typed"]  # fmt: skip
+
+DEFAULT_ADDRESS = "tcp://127.0.0.1:9999"
+"""Where a server listens that was not told where: this machine alone can reach it."""
 
 
 class UsageError(JackfieldError):
     """The command line cannot be meant as written; the message, one line, says what to write instead."""
 
 
-def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known word that `word` was probably meant to be, or None."""
+def nearest(word: str, known: Iterable[str], likeness: float = 0.6) -> str | None:
+    """The known word that `word` was probably meant to be, or None; `likeness` is from 0, anything, to 1, the same."""
     import difflib  # only a mistake pays for it
 
-    return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)), None)
+    return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=likeness)), None)
 
 
 class Parser(argparse.ArgumentParser):
     """A parser that raises :class:`UsageError` where argparse prints its usage and exits.
 
     :param answers: for a flag that does not exist but that users of other servers will type: what to use instead.
+    :ivar behind: the name of an attribute that takes the words behind ``--``, as they are; None where they are read as
+        arguments.
     """
+
+    behind: str | None = None
 
     def __init__(self, *args: Any, answers: Mapping[str, str] | None = None, **options: Any) -> None:
         # Abbreviated flags would change their meaning with each flag that a later release adds.
@@ -39,6 +47,16 @@ class Parser(argparse.ArgumentParser):
         options.setdefault("formatter_class", _formatter)
         super().__init__(*args, **options)
         self.answers: Mapping[str, str] = answers or {}
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """argparse's, which would take words behind ``--`` for arguments without a dash, and those before them, too."""
+        words = None if args is None else list(args)
+        if self.behind is None or words is None:
+            return super().parse_known_args(words, namespace)
+        at = words.index("--") if "--" in words else len(words)
+        options, extras = super().parse_known_args(words[:at], namespace)
+        setattr(options, self.behind, words[at + 1 :])
+        return options, extras
 
     def flags(self) -> list[str]:
         """Every flag this parser knows, short and long."""
@@ -70,6 +88,21 @@ class Parser(argparse.ArgumentParser):
             raise argparse.ArgumentError(action, f"no {value!r}; {guess}There is: {listed}")
 
 
+class Switch(argparse.Action):
+    """``--x`` and ``--no-x``; not said, it is None.
+
+    argparse's BooleanOptionalAction takes every flag that begins with ``--no-`` for the negative one, also
+    ``--no-new-privs`` itself (3.11 to 3.13; 3.14 refuses such a name).
+    """
+
+    def __init__(self, option_strings: list[str], dest: str, **options: Any) -> None:
+        negative = [f"--no-{flag[2:]}" for flag in option_strings if flag.startswith("--")]
+        super().__init__([*option_strings, *negative], dest, nargs=0, **options)
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, flag: str | None = None) -> None:
+        setattr(namespace, self.dest, f"--no-{(flag or '')[2:]}" in self.option_strings)
+
+
 def _formatter(prog: str) -> argparse.HelpFormatter:
     # Left to find the width by itself, argparse imports shutil for it, and that all the compression modules.
     try:
@@ -94,6 +127,13 @@ def add_globals(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def leave_defaults_out(parser: argparse.ArgumentParser) -> None:
+    """From now on only what is on the command line comes into a namespace: a default would look as if it had been said
+    there, and go before what files and the environment say."""
+    for action in parser._actions:
+        action.default = argparse.SUPPRESS
+
+
 def typed(parse: Callable[[str], Any], text: str) -> Any:
     """Call a parser of the library; its ValueError says what to write, and argparse would drop that text."""
     try:
@@ -108,6 +148,14 @@ def duration(text: str) -> float:
 
     seconds: float = typed(parse_duration, text)
     return seconds
+
+
+def size(text: str) -> int:
+    """A flag's size, ``64k 1M`` or bytes, as bytes."""
+    from jackfield.config import parse_size
+
+    size: int = typed(parse_size, text)
+    return size
 
 
 def address(text: str) -> Any:

@@ -13,7 +13,7 @@ from jackfield import __version__
 from jackfield.address import parse_address
 from jackfield.cli.text import escape, paint
 
-__all__ = ["Facts", "connect_text", "is_open_to_all", "try_text"]
+__all__ = ["Facts", "banner", "connect_text", "fields", "is_open_to_all", "try_text"]
 
 INDENT = "  "
 WIDTH = 64
@@ -21,13 +21,14 @@ WIDTH = 64
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known when the server is ready.
+    """What is known of a server when it is ready.
 
     :param target: the handler as the user named it.
     :param mode: how it is run.
     :param locations: the real addresses, with real ports.
     :param limits: each as a short text.
     :param seconds: how long the start took.
+    :param name: what it is called, if it was given a name.
     :param encrypted: those of ``locations`` that speak TLS.
     """
 
@@ -39,44 +40,73 @@ class Facts:
     name: str | None = None
     encrypted: Collection[str] = ()
 
-    def banner(self, color: bool = False) -> str:
-        """The lines for a person, the last of which begins with "Ready"."""
-        title = paint(f"jackfield {__version__}", "bold", color)
-        head = [title, self.target, self.mode, f"Python {platform.python_version()}"]
-        lines = ["  ".join([*head, *([self.name] if self.name else [])])]
+    @property
+    def milliseconds(self) -> int:
+        """How long the start took, rounded."""
+        return round(self.seconds * 1000)
+
+    def head(self) -> list[str]:
+        """What is served, and how."""
+        return [self.target, self.mode, *([self.name] if self.name else [])]
+
+    def lines(self, color: bool) -> list[str]:
+        """Where it listens, and what bounds it."""
+        lines = []
         label = "listening"
         for location in self.locations:
             mark = "  TLS" if location in self.encrypted and not location.startswith("tls:") else ""
             lines.append(f"{INDENT}{label:<9}  {paint(escape(location), 'cyan', color)}{mark}")
             label = ""
-        limits = " · ".join(self.limits)
-        lines.append(f"{INDENT}{'limits':<9}  {limits:<{WIDTH - 14}}  pid {os.getpid()}")
-        tries = try_text(self.locations[0], self.locations[0] in self.encrypted) if self.locations else ""
-        tries = f"   Try: {escape(tries)}" if tries else ""
-        ready = paint(f"Ready in {self.milliseconds} ms.", "green", color)
-        lines.append(f"{ready} Ctrl-C to stop.{tries}")
-        return "\n".join(lines)
+        lines.append(f"{INDENT}{'limits':<9}  {' · '.join(self.limits)}")
+        return lines
 
     def fields(self) -> dict[str, Any]:
         """The same for a program."""
         return {
-            "event": "ready",
-            "version": __version__,
             "target": self.target,
             "mode": self.mode,
             "name": self.name,
             "listeners": list(self.locations),
             "encrypted": [location for location in self.locations if location in self.encrypted],
             "limits": list(self.limits),
-            "pid": os.getpid(),
-            "python": platform.python_version(),
-            "ready_ms": self.milliseconds,
         }
 
-    @property
-    def milliseconds(self) -> int:
-        """How long the start took, rounded."""
-        return round(self.seconds * 1000)
+
+def banner(servers: Sequence[Facts], color: bool = False) -> str:
+    """The lines for a person, the last of which begins with "Ready"."""
+    title, python = paint(f"jackfield {__version__}", "bold", color), f"Python {platform.python_version()}"
+    first, *more = servers
+    target, mode, *name = first.head()
+    lines = ["  ".join([title, *([target, mode] if not more else [f"{len(servers)} servers"]), python,
+                        *(name if not more else [])])]  # fmt: skip
+    for one in servers:
+        if more:
+            lines.append("  ".join(one.head()))
+        lines += one.lines(color)
+    lines[-1] = f"{lines[-1]:<{WIDTH - 1}}  pid {os.getpid()}"
+    tries = try_text(first.locations[0], first.locations[0] in first.encrypted) if first.locations else ""
+    tries = f"   Try: {escape(tries)}" if tries else ""
+    ready = paint(f"Ready in {first.milliseconds} ms.", "green", color)
+    lines.append(f"{ready} Ctrl-C to stop.{tries}")
+    return "\n".join(lines)
+
+
+def fields(servers: Sequence[Facts]) -> dict[str, Any]:
+    """The same for a program: what one server is beside the rest, and where there are several, each in ``servers``;
+    ``listeners`` are those of all."""
+    first, *more = servers
+    own = first.fields()
+    if more:
+        own = {"listeners": [location for one in servers for location in one.locations],
+               "servers": [one.fields() for one in servers]}  # fmt: skip
+    return {
+        "event": "ready",
+        "version": __version__,
+        **own,
+        "pid": os.getpid(),
+        "python": platform.python_version(),
+        "ready_ms": first.milliseconds,
+    }
 
 
 def try_text(location: str, encrypted: bool) -> str:
@@ -102,7 +132,7 @@ def connect_text(location: str) -> str:
 def is_open_to_all(location: str) -> bool:
     """Whether machines of other people may reach a listener: all interfaces, or an address that is valid worldwide."""
     address = parse_address(location)
-    if address.is_unix or address.scheme == "fd":
+    if address.is_unix or address.scheme in ("fd", "systemd"):
         return False
     try:
         host = ipaddress.ip_address(address.host.partition("%")[0] or "::")

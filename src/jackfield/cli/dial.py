@@ -179,6 +179,8 @@ def dial(
 def _dial(address: Address, timeout: float, source: Address | None, broadcast: bool) -> Line:
     if address.scheme == "fd":
         return _inherit(address)
+    if address.scheme == "systemd":
+        raise UsageError(f"{address} is for a server to listen on: write where to connect, e.g. tcp://127.0.0.1:9999")
     if address.is_unix:
         return _dial_unix(address, timeout, source)
     return _dial_internet(address, timeout, source, broadcast)

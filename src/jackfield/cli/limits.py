@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 
-from jackfield.cli.arguments import UsageError, count, duration, typed
+from jackfield.cli.arguments import Switch, UsageError, count, duration, size, typed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,13 +30,6 @@ def _rate(text: str) -> Any:
     from jackfield.admission import Rate
 
     return None if text == _OFF else typed(Rate.parse, text)
-
-
-def _size(text: str) -> int:
-    from jackfield.config import parse_size
-
-    size: int = typed(parse_size, text)
-    return size
 
 
 def _times(text: str) -> float:
@@ -65,13 +58,13 @@ _LIMITS: tuple[tuple[str, str, Any, str, str], ...] = (
      "for one line or block, plus its bytes / 500 s (default 30s; 0: off)"),
     ("--max-lifetime", "TIME", _patience, "connection_lifetime", "of any connection (default off)"),
     ("--handshake-timeout", "TIME", _patience, "handshake_timeout", "for PROXY header and TLS (default 5s; 0: off)"),
-    ("--max-datagram", "SIZE", _size, "max_datagram", "longer datagrams are dropped, e.g. 1400, 8k (default 65535)"),
+    ("--max-datagram", "SIZE", size, "max_datagram", "longer datagrams are dropped, e.g. 1400, 8k (default 65535)"),
     ("--datagram-rate", "N/s[,BURST]", _rate, "datagram_rate", "datagrams that come (default off)"),
     ("--datagram-rate-per-ip", "N/s[,BURST]", _rate, "datagram_rate_per_address", "the same for each address"),
     ("--amplification", "N", _times, "amplification",
      "bytes sent to an address for each that came, until it has answered twice (default 3; 0: off)"),
     ("--reply-rate-per-ip", "N/s[,BURST]", _rate, "reply_rate_per_address",
-     "datagrams sent to one address (default 100/s,45; 0: off)"),
+     "datagrams sent to one address (default 100/s,25; 0: off)"),
 )  # fmt: skip
 
 
@@ -104,7 +97,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
                      help="none (default), optional, required (default with --tls-client-ca)")  # fmt: skip
     tls.add_argument("--tls-min", choices=("1.2", "1.3"), metavar="VERSION", help="1.2 (default) or 1.3")
     tls.add_argument("--tls-alpn", metavar="LIST", type=_peers, help="protocols, the dearest first")
-    tls.add_argument("--tls-self-signed", action="store_true", help="a certificate for development, made now")
+    tls.add_argument("--tls-self-signed", action=Switch,
+                     help="a certificate for development, made now")  # fmt: skip
 
     proxy = parser.add_argument_group("PROXY protocol")
     proxy.add_argument(

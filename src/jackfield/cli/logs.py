@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import logging.handlers
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -14,7 +15,8 @@ from typing import Any
 from jackfield.cli.text import escape, paint, wants_color
 from jackfield.errors import StartError
 
-__all__ = ["FORMATS", "LEVELS", "JsonFormatter", "TextFormatter", "quiet_below_warning", "set_up_logging"]
+__all__ = ["FORMATS", "LEVELS", "JsonFormatter", "LogFile", "TextFormatter", "quiet_below_warning", "reopen_logs",
+           "set_up_logging"]  # fmt: skip
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
 FORMATS = ("text", "json")
@@ -91,6 +93,45 @@ def quiet_below_warning(name: str) -> Iterator[None]:
         logger.removeFilter(matters)
 
 
+class LogFile(logging.handlers.WatchedFileHandler):
+    """A file that is opened anew when it has been moved away or removed, logrotate's way.
+
+    Where it may not be, as in a directory of root's once root was given up, the file that was moved away is gone on
+    with, and told so once. CPython's own handler closes that one first, and raises in whoever logs, each time.
+    """
+
+    _told = False
+
+    def reopenIfNeeded(self) -> None:
+        if self.stream is None:  # closed: whoever logs opens it
+            return
+        try:
+            status = os.stat(self.baseFilename)
+            if (status.st_dev, status.st_ino) == (self.dev, self.ino):
+                return
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            self._tell(error)
+            return
+        old = self.stream
+        try:
+            self.stream = self._open()
+        except OSError as error:
+            self._tell(error)
+            return
+        self._statstream()
+        self._told = False
+        old.close()
+
+    def _tell(self, error: OSError) -> None:
+        if not self._told:
+            self._told = True
+            text = f"{self.baseFilename} cannot be opened anew ({error.strerror}): going on in the old file"
+            record = logging.LogRecord("jackfield.serve", logging.ERROR, __file__, 0, text, None, None)
+            logging.FileHandler.emit(self, record)
+
+
 def set_up_logging(level: str, style: str, file: str | None, color: str) -> logging.Handler:
     """Send the records of the whole process to stderr, or to `file`; the handler.
 
@@ -103,7 +144,7 @@ def set_up_logging(level: str, style: str, file: str | None, color: str) -> logg
         handler = logging.StreamHandler(sys.stderr)
     else:
         try:
-            handler = logging.handlers.WatchedFileHandler(file, encoding="utf-8", errors="backslashreplace")
+            handler = LogFile(file, encoding="utf-8", errors="backslashreplace")
         except OSError as error:
             raise StartError(f"cannot write the log to {file}: {error.strerror}; choose another --log-file") from error
     colored = file is None and wants_color(sys.stderr, color)
@@ -112,3 +153,10 @@ def set_up_logging(level: str, style: str, file: str | None, color: str) -> logg
     root.addHandler(handler)
     root.setLevel(level.upper())
     return handler
+
+
+def reopen_logs() -> None:
+    """Open those files again that were moved away or removed, also where nothing is to be written now."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, LogFile):
+            handler.reopenIfNeeded()

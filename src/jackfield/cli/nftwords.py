@@ -76,7 +76,7 @@ def doors_of(addresses: Iterable[Address]) -> list[Door]:
     for address in addresses:
         if address.is_unix:
             raise UsageError(f"{address} has no port that a packet filter could see: leave it out")
-        if address.scheme == "fd":
+        if address.scheme in ("fd", "systemd"):
             raise UsageError(f"what {address} listens on is not known here: write its address, e.g. tcp://:9999")
         if not 1 <= address.port <= 65535:
             raise UsageError(f"{address} has its port only when the server has started: write e.g. -b :9999")

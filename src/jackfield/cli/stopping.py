@@ -5,6 +5,7 @@ INT       orderly the first time; at once the second time, and then the exit cod
 TERM      orderly the first time, at once the second time
 QUIT      at once
 HUP       reads again what is in files; as TERM, once, where the terminal has gone away
+USR1      opens the log's file again
 ========  ==================================================================================
 """
 
@@ -18,11 +19,13 @@ import signal
 import threading
 import time
 from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from jackfield.cli import exits
 from jackfield.cli.dial import readable
+from jackfield.cli.logs import reopen_logs
 from jackfield.cli.text import count_of
 
 if TYPE_CHECKING:
@@ -40,7 +43,10 @@ ECHO = 0.1
 """Seconds within which the same signal again is the same wish told twice: a Ctrl-C reaches the whole process group, and
 a wrapper such as timeout(1) passes on what it got as well.  Nobody presses twice as fast."""
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP)
+ENDED = 0
+"""In the place of a signal's number: a server has ended (kill(2): the null signal, which is never sent)."""
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1)
 
 
 class AskedToStop(KeyboardInterrupt):
@@ -67,7 +73,9 @@ class StopSignals:
         self._old: dict[int, Any] = {}
         self._asked: deque[tuple[int, float]] = deque()
         self._held = False
-        self._stopped = False
+        self._counting = threading.Lock()
+        self._running = 0
+        self._told_to_stop = False
         self._wake_end = self._wake = self._old_wake = -1
 
     def __enter__(self) -> StopSignals:
@@ -91,20 +99,40 @@ class StopSignals:
         """Signals no longer raise: from now on they wait for :meth:`serve_until_stopped`."""
         self._held = True
 
-    def serve_until_stopped(self, server: Server, graceful_timeout: float) -> int:
-        """Wait for a running server to stop, passing on what the signals ask; the exit code.
+    def serve_until_stopped(
+        self,
+        servers: Sequence[Server],
+        reload: Callable[[], object] | None = None,
+        on_stop: Callable[[str], object] = lambda _: None,
+    ) -> int:
+        """Wait for running servers to stop, passing on what the signals ask; the exit code. They stop together: where
+        one ends by itself, the others are told to, and have as long as after a signal.
 
-        :raises StuckError: it does not stop: a handler holds on to its thread, or to the loop.
+        :param reload: what SIGHUP asks for, on a thread of its own; by default ``reload()`` of each server.
+        :param on_stop: called with a line that says so each time they are told to stop, and when one has ended itself.
+        :raises StuckError: one does not stop: a handler holds on to its thread, or to the loop.
         """
         from jackfield.signals import Reloads, Terminal  # late: it comes with the server, and takes as long to import
 
         self.hold()
-        reloads, terminal = Reloads(server.reload), Terminal(self._old[signal.SIGHUP])
-        watcher = threading.Thread(target=self._tell_when_stopped, args=(server,), daemon=True, name="stopped")
-        watcher.start()
+        reloads = Reloads(reload or (lambda: [server.reload() for server in servers]))
+        terminal = Terminal(self._old[signal.SIGHUP])
+        watchers = [threading.Thread(target=self._tell_when_stopped, args=(server, servers), daemon=True,
+                                     name="stopped") for server in servers]  # fmt: skip
+        self._running = len(watchers)
+        for watcher in watchers:
+            watcher.start()
         code, asked, asked_at, give_up_at = exits.OK, 0, 0.0, math.inf
         while (signalled := self._next(give_up_at, code)) is not None:
             number, at = signalled
+            if number == ENDED:
+                if not self._told_to_stop:
+                    on_stop("stopping: a server has ended")
+                give_up_at = min(give_up_at, time.monotonic() + _graceful(servers) + GIVE_UP)
+                continue
+            if number == signal.SIGUSR1:
+                reopen_logs()
+                continue
             if number == signal.SIGHUP:
                 if asked or not terminal.gone:
                     # One process serves here; where workers do, it is they who are to be replaced, one by one.
@@ -113,23 +141,30 @@ class StopSignals:
                 number = signal.SIGTERM
             if number == asked and at - asked_at < ECHO:
                 continue
+            self._told_to_stop = True
             if asked or number == signal.SIGQUIT:
                 code = exits.INTERRUPTED if asked and number == signal.SIGINT else code
                 _log.warning("%s: stopping at once", signal.Signals(number).name)
                 # The earliest holds: who presses Ctrl-C again and again must not put the end off each time.
                 give_up_at = min(give_up_at, time.monotonic() + GIVE_UP)
-                server.stop(0)
+                on_stop("stopping at once")
+                _stop(servers, 0)
             else:
                 asked, asked_at = number, at
-                give_up_at = time.monotonic() + graceful_timeout + GIVE_UP
-                server.stop()
-                _tell_who_may_finish(server.info().connections, graceful_timeout)
-        watcher.join()
+                graceful = _graceful(servers)
+                give_up_at = min(give_up_at, time.monotonic() + graceful + GIVE_UP)
+                _stop(servers)
+                connections = sum(server.info().connections for server in servers)
+                on_stop(f"stopping: {count_of(connections, 'connection')} may finish within {graceful:g}s")
+                _tell_who_may_finish(connections, graceful)
+        for watcher in watchers:
+            watcher.join()
         reloads.close()
-        info = server.info()
-        served = f"{count_of(info.accepted, 'connection')} and {count_of(info.datagrams, 'datagram')}"
-        _log.info("stopped: served %s in %.0f s", served, info.uptime)
-        if server.state == "failed":  # its thread has logged by what
+        infos = [server.info() for server in servers]
+        connections, datagrams = (sum(getattr(one, name) for one in infos) for name in ("accepted", "datagrams"))
+        served = f"{count_of(connections, 'connection')} and {count_of(datagrams, 'datagram')}"
+        _log.info("stopped: served %s in %.0f s", served, max(one.uptime for one in infos))
+        if any(server.state == "failed" for server in servers):  # its thread has logged by what
             return exits.FAILED
         return code
 
@@ -138,7 +173,7 @@ class StopSignals:
         while True:
             if self._asked:
                 return self._asked.popleft()
-            if self._stopped:
+            if not self._running:
                 return None
             left = give_up_at - time.monotonic()
             if left <= 0:
@@ -146,16 +181,23 @@ class StopSignals:
             if readable(self._wake_end, None if left == math.inf else left):
                 os.read(self._wake_end, 4096)
 
-    def _tell_when_stopped(self, server: Server) -> None:
+    def _tell_when_stopped(self, server: Server, servers: Sequence[Server]) -> None:
         server.wait_stopped()
-        self._stopped = True
+        others = [] if self._told_to_stop else [other for other in servers if not other.draining]
+        if others:
+            what = "has failed" if server.state == "failed" else "has ended"
+            _log.error("%s %s, and with it the others stop: %s", server.name, what, ", ".join(o.name for o in others))
+            _stop(others)
+        with self._counting:
+            self._running -= 1
+        self._asked.append((ENDED, time.monotonic()))
         with contextlib.suppress(OSError):  # closed meanwhile, or full of wake-ups: nobody needs this one
             os.write(self._wake, b"\0")
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         if os.getpid() != self._process:
             self._in_child(number)
-        elif self._held or number == signal.SIGHUP:
+        elif self._held or number in (signal.SIGHUP, signal.SIGUSR1):
             self._asked.append((number, time.monotonic()))
         else:
             raise AskedToStop
@@ -166,9 +208,19 @@ class StopSignals:
         A terminal's Ctrl-C, and its going away, reach every process of the group: the parent decides what becomes of
         the children. What is in files is the parent's to read again, too, for those who come from then on.
         """
-        if number not in (signal.SIGINT, signal.SIGHUP):
+        if number not in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
+
+
+def _stop(servers: Iterable[Server], deadline: float | None = None) -> None:
+    for server in servers:
+        server.stop(deadline)
+
+
+def _graceful(servers: Iterable[Server]) -> float:
+    """Seconds that the connections of all have to finish."""
+    return max(server.graceful_timeout for server in servers)
 
 
 def _tell_who_may_finish(connections: int, graceful_timeout: float) -> None:

@@ -266,7 +266,7 @@ def accept_batch(
         accepted += 1
         if shedding is not None:
             shedding.note_well()
-        if not policy.calm:
+        if policy._faults_in_a_row or policy._episodes:  # not calm
             policy.note_well()
             for text in policy.end():
                 report(text)

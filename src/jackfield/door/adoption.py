@@ -19,12 +19,15 @@ _FAMILIES = tuple(
 _STREAMS = (_socket_std.SOCK_STREAM, _socket_std.SOCK_SEQPACKET)
 
 
-def adopt_descriptor(number: int, *, backlog: int, socket_class: type[_socket_std.socket]) -> _socket_std.socket:
+def adopt_descriptor(
+    number: int, *, backlog: int, socket_class: type[_socket_std.socket], name: str = ""
+) -> _socket_std.socket:
     """A listening or datagram socket of our own for an inherited descriptor, which stays open.
 
+    :param name: what it is called in errors; default ``fd://number``.
     :raises StartError: there is none of that number, or it is not a socket that can be served.
     """
-    name = f"fd://{number}"
+    name = name or f"fd://{number}"
     try:
         mode = os.fstat(number).st_mode
     except (OSError, OverflowError):

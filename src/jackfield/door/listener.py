@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket as _socket_std
 import struct
 from dataclasses import dataclass, field
 from typing import Any
 
 from jackfield.address import Address, describe_sockaddr, parse_address
+from jackfield.door.activation import open_activated
 from jackfield.door.adoption import adopt_descriptor, adopt_socket
 from jackfield.door.inet import open_inet
 from jackfield.door.options import backlog_of, reuses_port
@@ -37,6 +39,9 @@ class Listener:
     :param location: the real address as text, with the real port and without options; ``tls://…`` where that was asked
         for.  It stays readable after ``close``.
     :param is_datagram: True where there is nothing to accept, only datagrams to read.
+    :param shared: somebody else has the same socket, and whoever waits in its queue may be theirs: it was handed to
+        this process open, or is the listener of several workers.
+    :param tls: what its own certificate was read to be, where that was done before there is a server; else None.
     """
 
     socket: _socket_std.socket
@@ -44,10 +49,21 @@ class Listener:
     location: str
     is_datagram: bool
     _file: SocketFile | None = field(default=None, repr=False)
+    shared: bool = False
+    tls: Any = field(default=None, repr=False)
 
     def fileno(self) -> int:
         """The descriptor, so that ``select`` and ``poll`` take the listener itself; -1 once closed."""
         return self.socket.fileno()
+
+    def own(self, file: SocketFile) -> None:
+        """``file``, which its socket is found by, goes with it from now on."""
+        self._file = file
+
+    def hand_over(self) -> None:
+        """Stops listening here: another process has the same socket, and the path is its affair."""
+        self._file = None
+        self.close()
 
     def close(self) -> None:
         """Stops listening; any number of times.
@@ -76,9 +92,9 @@ def open_listeners(
     A host name may mean several addresses: each is bound, on one port.  No host means all interfaces, IPv4 and IPv6 on
     one port, by a single socket that takes both where the kernel can.
 
-    An open socket, and the descriptor of ``fd://N``, is duplicated: closing the listener leaves the caller's own open,
-    and the other way round.  Both name one socket of the kernel's, so the queue of connections and the non-blocking
-    mode are shared (open(2), "open file description"): the caller must not accept from it meanwhile.
+    An open socket, and each descriptor of ``fd://N`` and ``systemd:``, is duplicated: closing the listener leaves the
+    caller's own open, and the other way round.  Both name one socket of the kernel's, so the queue of connections and
+    the non-blocking mode are shared (open(2), "open file description"): the caller must not accept from it meanwhile.
 
     The options of an address go before the arguments, and those of its socket are set before it is bound.
 
@@ -96,16 +112,19 @@ def open_listeners(
     """
     made_of = socket_class or _socket_class()
     if isinstance(target, _socket_std.socket):
-        return [_listener(adopt_socket(target, backlog=backlog, socket_class=made_of), None)]
+        return [listener_of(adopt_socket(target, backlog=backlog, socket_class=made_of), None, shared=True)]
     address = _as_address(target)
     if address.scheme == "fd":
-        return [_listener(adopt_descriptor(address.fd, backlog=backlog, socket_class=made_of), address)]
+        return [listener_of(adopt_descriptor(address.fd, backlog=backlog, socket_class=made_of), address, shared=True)]
+    if address.scheme == "systemd":
+        passed = open_activated(address, backlog=backlog, socket_class=made_of)
+        return _listeners(passed, address, shared=True)
     backlog, reuse_port = backlog_of(address, backlog), reuses_port(address, reuse_port)
     if address.is_unix:
         sock, file = open_unix(address, backlog=backlog, socket_class=made_of)
-        return [_listener(sock, address, file if unlink_on_close else None)]
+        return [listener_of(sock, address, file if unlink_on_close else None)]
     sockets = open_inet(address, backlog=backlog, reuse_port=reuse_port, socket_class=made_of)
-    return [_listener(sock, address) for sock in sockets]
+    return _listeners(sockets, address)
 
 
 def _socket_class() -> type[_socket_std.socket]:
@@ -114,7 +133,20 @@ def _socket_class() -> type[_socket_std.socket]:
     return socket
 
 
-def _listener(sock: _socket_std.socket, address: Address | None, file: SocketFile | None = None) -> Listener:
+def _listeners(sockets: list[_socket_std.socket], address: Address, *, shared: bool = False) -> list[Listener]:
+    """All of them, or none left open."""
+    with contextlib.ExitStack() as undo:
+        for sock in sockets:
+            undo.callback(sock.close)
+        listeners = [listener_of(sock, address, shared=shared) for sock in sockets]
+        undo.pop_all()
+        return listeners
+
+
+def listener_of(
+    sock: _socket_std.socket, address: Address | None, file: SocketFile | None = None, *, shared: bool = False
+) -> Listener:
+    """The listener of ``sock``, which is open and bound; closed again, its file with it, if that fails."""
     try:
         sockaddr = sock.getsockname()
         is_datagram = sock.type == _socket_std.SOCK_DGRAM
@@ -126,7 +158,7 @@ def _listener(sock: _socket_std.socket, address: Address | None, file: SocketFil
         location = describe_sockaddr(sock.family, sock.type, path or sockaddr)
         if address is not None and address.is_tls:
             location = f"tls{location[3:]}"
-        return Listener(sock, address or parse_address(location), location, is_datagram, file)
+        return Listener(sock, address or parse_address(location), location, is_datagram, file, shared)
     except BaseException:
         if file is not None:
             file.remove()

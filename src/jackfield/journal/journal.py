@@ -164,6 +164,13 @@ class Journal:
     def _summary(held: Held) -> str:
         return f"... {held.count} more of these: {held.kind}"
 
+    def beside(self, logger: logging.Logger) -> Journal:
+        """One that writes to ``logger``, out of the same allowance, also between processes if this one is shared before
+        the fork. What it holds back is told by this one."""
+        other = Journal(logger, clock=self._clock)
+        other._tallies, other._writing = self._tallies, self._writing
+        return other
+
     # -- forks, and the end ------------------------------------------------------------------------------------------
 
     def share(self) -> None:

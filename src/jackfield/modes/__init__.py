@@ -4,7 +4,7 @@ from .batches import AsyncBatchCrew, Batch, GreenCrew
 from .datagrams import AsyncCrew, Crew
 from .greens import Greens
 from .loops import GreenLoop, Loop, PollLoop, open_loop
-from .processes import Processes
+from .processes import Processes, let_term_in
 from .serial import Serial
 from .tasks import Tasks
 from .threads import Threads
@@ -26,5 +26,6 @@ __all__ = [
     "Tasks",
     "Threads",
     "Units",
+    "let_term_in",
     "open_loop",
 ]

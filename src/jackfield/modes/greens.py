@@ -7,10 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 from ..reactor import GreenExit, GreenThread, Reactor, current_reactor, in_green, spawn_on
-from .units import Units, report
+from .loopunits import LoopUnits
+from .units import report
 
 
-class Greens(Units[GreenThread]):
+class Greens(LoopUnits[GreenThread]):
     """At most ``limit`` green threads at once (None: as many as memory holds, at some 7 KB each)."""
 
     def __init__(self, limit: int | None = None, reactor: Reactor | None = None) -> None:

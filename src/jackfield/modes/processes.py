@@ -11,10 +11,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from ..journal import Journal, standing_journal
 from .loops import Loop
 from .units import Units
 
 _log = logging.getLogger("jackfield.process")
+_journal = standing_journal(_log)
 
 #: Seconds between two looks at children that no descriptor was left to watch by.
 UNWATCHED_STEP = 0.1
@@ -36,25 +38,39 @@ class Processes(Units[int]):
         self._unwatched: set[int] = set()
         #: Run in the child before the work: to close what it must not hold, such as the listeners.
         self.in_child: Callable[[], object] | None = None
+        self._journal = _journal
         #: Called with the pid of each that was reaped, and its wait status: 0 if all went well.
         self.on_reaped: Callable[[int, int], object] | None = None
 
     def start(self, work: Callable[..., Any], *args: Any) -> None:
         self.fork(work, args)
 
-    def fork(self, work: Callable[..., Any], args: tuple[Any, ...] = ()) -> int:
-        """Run ``work(*args)`` in a child and return its pid. The child's exit code is 0, or 1 if the work raised."""
+    def fork(self, work: Callable[..., Any], args: tuple[Any, ...] = (), *, holds_term: bool = False) -> int:
+        """Run ``work(*args)`` in a child and return its pid. The child's exit code is 0, or 1 if the work raised.
+
+        A SIGTERM that comes before the child is prepared waits: it would meet the parent's handler. ``holds_term``: it
+        waits until ``work`` calls :func:`let_term_in`.
+        """
         for stream in (sys.stdout, sys.stderr):
             # What is in a buffer at the fork is written twice, once by each process.
             try:
                 stream.flush()
             except (AttributeError, OSError, ValueError):
                 pass
-        pid = os.fork()
-        if pid == 0:
-            self._child(work, args)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        try:
+            pid = os.fork()
+            if pid == 0:
+                self._child(work, args, holds_term)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self.watch(pid)
         return pid
+
+    def tell_by(self, journal: Journal) -> None:
+        """Children that fail say so out of the allowance of ``journal``: all of them together, where it is shared
+        before they are forked."""
+        self._journal = journal.beside(_log)
 
     def watch(self, pid: int) -> None:
         """Count ``pid``, a child of this process, among the units."""
@@ -92,17 +108,20 @@ class Processes(Units[int]):
         for pid in self:
             self._watch_pidfd(pid)
 
-    def _child(self, work: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    def _child(self, work: Callable[..., Any], args: tuple[Any, ...], holds_term: bool) -> None:
         status = 1
         try:
             if self.in_child is not None:
                 self.in_child()
+            if not holds_term:
+                let_term_in()
             work(*args)
             status = 0
         except SystemExit as leaving:
             status = leaving.code if isinstance(leaving.code, int) else 0 if leaving.code is None else 1
-        except BaseException:
-            _log.error("a handler's process failed", exc_info=True)
+        except BaseException as error:
+            kind = "processes of handlers that failed"
+            self._journal.write(logging.ERROR, "a handler's process failed", kind=kind, error=error)
         finally:
             try:
                 for stream in (sys.stdout, sys.stderr):
@@ -186,3 +205,8 @@ class Processes(Units[int]):
 
     def close(self) -> None:
         self.reap()
+
+
+def let_term_in() -> None:
+    """In a child: a SIGTERM that waits, or comes, is taken from now on."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})

@@ -22,6 +22,14 @@ _listed: dict[int, threading.Thread] = getattr(threading, "_active", {})
 #: Seconds in which whoever starts a thread lets go of it. It is as good as always done already.
 _MOMENT = 1.0
 
+#: So many wait for as long as they may. Each has some 30 KiB in memory by then: its stack, and what the interpreter and
+#: the allocator keep for a thread.
+KEPT = 8
+
+#: Seconds that the others wait: while a crowd comes and goes the next one is there by then, and is served in half the
+#: time that a new thread takes where the processors are busy.
+SURPLUS_SECONDS = 0.05
+
 
 class Job(NamedTuple):
     """One unit: what to call, and in which context. The others are called on its thread when it has ended."""
@@ -36,7 +44,8 @@ class Job(NamedTuple):
 
 
 class Spares:
-    """The threads of one server, ``most`` at most, and those of them that wait: for ``seconds`` at most."""
+    """The threads of one server, ``most`` at most, and those of them that wait: :data:`KEPT` of them for ``seconds`` at
+    most, the others for :data:`SURPLUS_SECONDS`."""
 
     def __init__(self, seconds: float, most: int | None = None) -> None:
         self.seconds = seconds
@@ -68,8 +77,9 @@ class Spares:
         with self._lock:
             if not self.used or (self.most is not None and len(self._staff) > self.most):
                 return None
+            seconds = self.seconds if len(self._waiting) < KEPT else min(self.seconds, SURPLUS_SECONDS)
             self._waiting[worker] = None
-        if not worker.bell.acquire(timeout=min(self.seconds, threading.TIMEOUT_MAX)):
+        if not worker.bell.acquire(timeout=min(seconds, threading.TIMEOUT_MAX)):
             with self._lock:
                 self._waiting.pop(worker, None)
             # Whoever took it out before gave it a job and rang in one step under the lock.

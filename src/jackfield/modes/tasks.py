@@ -7,10 +7,11 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from ..reactor import DrivenTask, Reactor, current_reactor, drive
-from .units import Units, report
+from .loopunits import LoopUnits
+from .units import report
 
 
-class Tasks(Units[DrivenTask]):
+class Tasks(LoopUnits[DrivenTask]):
     """At most ``limit`` coroutines at once (None: as many as memory holds). ``work`` is a coroutine function."""
 
     def __init__(self, limit: int | None = None, reactor: Reactor | None = None) -> None:
@@ -25,9 +26,12 @@ class Tasks(Units[DrivenTask]):
 
     def run(self, coro: Coroutine[Any, Any, Any], tag: object) -> None:
         """Run ``coro`` itself as a unit; ``on_end(tag, error)`` is told by what it ended, None for a return."""
-        task = drive(coro, reactor=self._reactor or current_reactor(), on_end=self._told)
+        reactor = self._reactor or current_reactor()
+        # As drive() does it.
+        task = DrivenTask(reactor, coro, None, self._told)
         task.tag = tag
-        self.add(task)
+        self._live.add(task)
+        reactor.schedule(task)
 
     def _task_ended(self, task: DrivenTask, error: BaseException | None) -> None:
         try:

@@ -30,7 +30,8 @@ _new_context: Callable[[], contextvars.Context] = (
 class Threads(Units[threading.Thread]):
     """At most ``limit`` threads at once (None: as many as the system gives).
 
-    A thread whose unit has ended waits ``idle_seconds`` for another one; 0: each unit has a thread of its own.
+    A thread whose unit has ended waits ``idle_seconds`` for another one, or less where several wait already; 0: each
+    unit has a thread of its own.
     """
 
     def __init__(self, limit: int | None = None, *, daemon: bool = True, idle_seconds: float = IDLE_SECONDS) -> None:

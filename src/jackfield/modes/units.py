@@ -7,17 +7,19 @@ import threading
 from collections.abc import Callable
 from typing import Any, Generic, Protocol, TypeVar
 
+from ..journal import standing_journal
 from ..reactor import blocking_wait
 
 U = TypeVar("U")
 
-_log = logging.getLogger("jackfield.server")
+_journal = standing_journal(logging.getLogger("jackfield.server"))
 
 
 def report(error: BaseException) -> None:
     """Report what a unit let out as a thread of the system would, by ``threading.excepthook``."""
     if isinstance(error, SystemExit):
-        _log.error("a handler ended by %r", error)  # the hook passes over it in silence
+        # The hook passes over it in silence.
+        _journal.write(logging.ERROR, "a handler ended by %s", repr(error), kind="handlers that ended by SystemExit")
     threading.excepthook(
         threading.ExceptHookArgs((type(error), error, error.__traceback__, threading.current_thread()))
     )

@@ -141,6 +141,10 @@ class CooperativeSocket(PatientSocket):
             return self._recv_all_into(view[:nbytes] if nbytes else view, flags)
         taken = self._attempt(lambda f: _recv_into(self, buffer, nbytes, f), flags, reading=True)
         self._count(taken, flags)
+        if not flags and buffer.__class__ is memoryview and 0 < taken < (nbytes or buffer.nbytes):
+            channel = self._channel  # of a file's reader, which has to know whether there is more
+            if channel is not None and channel.short_is_empty:
+                channel.readable = False
         return taken
 
     def _recv_all_into(self, view: memoryview, flags: int) -> int:

@@ -17,6 +17,7 @@ from greenlet import GreenletExit as GreenExit
 from greenlet import getcurrent, greenlet
 
 from ..errors import MisuseError
+from ..journal import standing_journal
 from .core import Reactor, current_reactor, loop_runs_here
 from .poller import Poller
 from .timers import NEVER, Timer
@@ -25,6 +26,7 @@ from .waiting import AsyncWait, GreenWait, Wait, blocking_wait
 T = TypeVar("T")
 
 _log = logging.getLogger("jackfield.green")
+_journal = standing_journal(_log)
 
 #: What a park returns when its deadline passed first.
 EXPIRED: Final = object()
@@ -157,8 +159,11 @@ class GreenThread(greenlet):
 
     def _end(self, value: Any, error: BaseException | None) -> None:
         self.done = True
-        self._value, self._error = value, error
-        self._function, self._args, self._kwargs = None, (), {}
+        self._value = value
+        self._error = error
+        self._function = None
+        self._args = ()
+        self._kwargs = _NONE
         if self._timer is not None:
             # Its entry may stay in the heap for as long as the longest timeout was; this must not stay with it.
             self._timer.expired, self._timer = _nothing, None
@@ -171,7 +176,10 @@ class GreenThread(greenlet):
         if on_end is not None:
             on_end(self, error)
         elif not joiners and error is not None and not isinstance(error, (GreenExit, KeyboardInterrupt)):
-            _log.error("%s ended with an exception that nobody waited for", self, exc_info=error)
+            _journal.write(
+                logging.ERROR, "%s ended with an exception that nobody waited for", self,
+                kind="green threads that ended by an error", error=error,
+            )  # fmt: skip
 
     # -- for whoever started it --------------------------------------------------------------------------------------
 

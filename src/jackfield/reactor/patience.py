@@ -39,6 +39,7 @@ _family = _Raw.family.__get__
 type_of = _Raw.type.__get__
 _INTERNET = (int(_socket_std.AF_INET), int(_socket_std.AF_INET6))
 STREAM = int(_socket_std.SOCK_STREAM)
+SHUT_WR = int(_socket_std.SHUT_WR)
 
 
 def give_way(channel: Channel, green: GreenThread) -> None:
@@ -57,8 +58,8 @@ class PatientSocket(_socket_std.socket):
     """How a socket waits, in whatever thread, and where: its patience and its channel, from beginning to end."""
 
     __slots__ = (
-        "_channel", "_patience", "_registered", "_short_is_empty", "_switched", "_user", "_usual", "asked", "proxy",
-        "received", "sent", "waits",
+        "_at_end", "_channel", "_patience", "_registered", "_short_is_empty", "_switched", "_user", "_usual", "asked",
+        "proxy", "received", "sent", "waits", "whole",
     )  # fmt: skip
 
     def __init__(self, family: int = -1, type: int = -1, proto: int = -1, fileno: int | None = None) -> None:
@@ -82,11 +83,15 @@ class PatientSocket(_socket_std.socket):
         self.proxy: Any = None
         #: While a reader of messages wants the next one: the bytes that had come before it.
         self.asked: int | None = None
+        #: And how many of them it has given out: what is between is the beginning of that message.
+        self.whole = 0
         #: While a plain thread waits in a call on it: True to receive, False to send.
         self.waits: bool | None = None
         self._patience: float | None = _Raw.gettimeout(self)
         self._switched = False
         self._short_is_empty = False
+        #: Whether it is known, without asking the kernel, that the peer has ended its side and all of it was read.
+        self._at_end = False
         #: The channel, when a green thread may use it without another thought; and the channel to give back at the end.
         self._channel: Channel | None = None
         self._registered: Channel | None = None
@@ -185,6 +190,21 @@ class PatientSocket(_socket_std.socket):
             if channel.reader is green:
                 channel.reader = None
 
+    def _has_to_wait(self) -> bool:
+        """Whether a green thread that wants to read, and is this one, would have to wait, as far as is known without
+        asking the kernel. False where it has a timeout, which is told of in another way by each who reads."""
+        channel = self._channel
+        if channel is None or channel.readable or self._patience is not None:
+            return False
+        green = getcurrent()
+        return isinstance(green, GreenThread) and green.poller is channel.poller
+
+    def _wait_for_more(self) -> None:
+        """Wait until there may be something to read, where it :meth:`_has_to_wait`."""
+        channel = self._channel
+        assert channel is not None
+        self._wait_readable(channel, getcurrent(), None)  # type: ignore[arg-type]
+
     def _wait_writable(self, channel: Channel, green: GreenThread, deadline: float | None) -> None:
         channel.claim_writer(green)
         channel.streak = 0
@@ -272,6 +292,14 @@ class PatientSocket(_socket_std.socket):
     def _real_close(self) -> None:
         self._forget()
         super()._real_close()  # type: ignore[misc]
+
+    def _end(self) -> None:
+        """The end of a connection: the peer reads what is on its way, and then the end, whoever else has the socket."""
+        try:
+            self.shutdown(SHUT_WR)
+        except OSError:
+            pass  # the peer was faster
+        self.close()
 
     def detach(self) -> int:
         self._forget()

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from ..connections import Connection
 from ..door import Listener
+from ..draining import Draining, Farewell, Teller, run_goodbye
 from ..endings import Failures, exit_code, reason_of_exit
 from ..events import Reason
 from ..guard import Guard
-from ..modes import Loop, Processes
+from ..modes import Loop, Processes, let_term_in
 
 
 class Children:
@@ -20,9 +23,15 @@ class Children:
     ``on_ended(socket, reason)`` is called when the child that served ``socket`` has ended.
     """
 
-    def __init__(self, failures: Failures) -> None:
+    def __init__(self, failures: Failures, draining: Draining) -> None:
         self.on_ended: Callable[[Any, Reason], object] = lambda sock, reason: None
         self._failures = failures
+        self._draining = draining
+        #: Who pops this tells of the end: list.pop() is whole for threads and signals.
+        self._to_tell = [True]
+        self._told_by_watch = False
+        #: In a child, its connection.
+        self._own: Connection | None = None
         self._units: Processes | None = None
         #: By pid. The parent holds each socket until its child has ended, so that the connection can be listed and
         #: ended; the children hold none but their own.
@@ -45,7 +54,15 @@ class Children:
     def fork(self, work: Callable[[], None], own: Any) -> int:
         """Run ``work()`` in a child that holds no socket of the server's but ``own``; its pid."""
         assert self._units is not None
-        return self._units.fork(self._in_child, (work, own))
+        return self._units.fork(self._in_child, (work, own), holds_term=True)
+
+    def tell(self, connection: Connection) -> None:
+        """Let the child of ``connection`` end it as soon as nothing is under way."""
+        sock = connection.socket
+        for pid, other in list(self._sockets.items()):
+            if other is sock:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGTERM)
 
     def _reaped(self, pid: int, status: int) -> None:
         reason = reason_of_exit(os.waitstatus_to_exitcode(status))
@@ -54,13 +71,18 @@ class Children:
         if sock is not None:
             self.on_ended(sock, reason)
 
+    def begin_child(self) -> None:
+        """The first thing in a child, before any signal reaches it."""
+        # A terminal's Ctrl-C goes to every process in its foreground; how the children end is the parent's to say.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, self._asked_to_end)
+        signal.set_wakeup_fd(-1)  # that of the parent's loop, which this process's signals are not to wake
+        self._own = None
+        self._to_tell, self._told_by_watch = [True], False
+
     def _in_child(self, work: Callable[[], None], own: Any) -> None:
         assert self._units is not None and self._guard is not None
         connections = self._guard.connections
-        # A terminal's Ctrl-C goes to every process in its foreground; how the children end is the parent's to say.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.set_wakeup_fd(-1)  # that of the parent's loop, which this process's signals are not to wake
         self._units.forget()
         self._failures.count = 0  # the parent has counted its own; this process's exit code tells of its handler
         for listener in self._listeners:
@@ -71,11 +93,41 @@ class Children:
             sock = connection.socket
             if sock is not None and sock is not own:
                 sock.close()
-        mine = connections.of(own)
+        self._own = mine = connections.of(own)
         if mine is not None:
-            self._guard.watch_one(mine)
+            # Told by two ways. A signal runs its handler on the main thread, but does not end a system call there that
+            # began a moment later, nor where another thread took the signal (signal(7)); the bell wakes the watch.
+            signal.set_wakeup_fd(self._guard.watch_one(mine, self._heard).bell, warn_on_full_buffer=False)
+            if self._draining:
+                Teller(Farewell([mine])).start()  # it was asked to end before this
+        let_term_in()
         work()
         if mine is not None and mine.reason is not None:
             raise SystemExit(exit_code(mine.reason))
         if self._failures.count:
             raise SystemExit(1)
+
+    def _asked_to_end(self, number: int, frame: object) -> None:
+        """In a child, SIGTERM: its client is told as soon as nothing is under way. The second one ends the child."""
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        self._end_soon()
+
+    def _heard(self, numbers: bytes) -> None:
+        if signal.SIGTERM in numbers:
+            if self._draining:
+                # Twice, and the handler's thread has not come to know of either.
+                if self._told_by_watch:
+                    os._exit(1)
+            else:
+                self._end_soon()
+            self._told_by_watch = True
+
+    def _end_soon(self) -> None:
+        try:
+            self._to_tell.pop()
+        except IndexError:
+            return  # the other way was faster
+        self._draining.set()
+        self._draining.tell_handlers(run_goodbye)
+        if self._own is not None:
+            Teller(Farewell([self._own])).start()

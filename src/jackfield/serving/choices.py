@@ -5,11 +5,14 @@ from __future__ import annotations
 import inspect
 import resource
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..admission import PeerList
 from ..errors import MisuseError
 from ..limits import LOOPBACK
+
+if TYPE_CHECKING:
+    from ..tls import TLS, ServerTLS
 
 MODES = ("auto", "serial", "thread", "process", "green", "async")
 
@@ -68,3 +71,10 @@ def descriptor_room() -> int:
     if soft == resource.RLIM_INFINITY:
         return 1_000_000
     return max(1, soft - min(RESERVED_DESCRIPTORS, soft // 4))
+
+
+def server_tls(tls: TLS | ServerTLS) -> ServerTLS:
+    """``tls``, read: a bad certificate is told here."""
+    from ..tls import TLS, ServerTLS  # late: ssl and what stands on it cost a server without TLS a third of its start
+
+    return ServerTLS(tls) if isinstance(tls, TLS) else tls

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import partial
 from operator import itemgetter, length_hint
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..admission import DatagramGuard
 from ..clock import MONOTONIC, Clock
@@ -22,6 +22,9 @@ from ..streams import AsyncSocket
 from .drops import Drops
 from .home import Home
 from .reports import Reports
+
+if TYPE_CHECKING:
+    from ..admission.ledger import Seat
 
 #: Datagrams in work at once; what comes above waits in a queue of 1000.
 DATAGRAM_UNITS = {"thread": 64, "green": 1000, "async": 1000}
@@ -46,7 +49,7 @@ class Datagrams:
     def __init__(
         self, handler: Any, mode: str, owner: Any, failed: Callable[[Any, BaseException], object],
         fork: Callable[[Callable[[], None], Any], object], limits: Limits, listeners: Iterable[Listener] = (),
-        clock: Clock = MONOTONIC,
+        seat: Seat | None = None, clock: Clock = MONOTONIC,
     ) -> None:  # fmt: skip
         self.handler = handler
         self.mode = mode
@@ -57,7 +60,7 @@ class Datagrams:
         self._fork = fork
         self._drops = Drops(clock)
         self._overflows = 0
-        self._guard = DatagramGuard(limits, clock)
+        self._guard = _guard_of(limits, seat, clock)
         self._home = Home(listeners)
         #: What the children of process mode tell of their replies, once there is a limit of those.
         self._reports: Reports | None = None
@@ -270,3 +273,11 @@ def _is_plain(handler: Any, base: type) -> bool:
         and handler.__init__ is base.__init__  # type: ignore[misc]
         and getattr(handler, "run", None) is getattr(base, "run", None)
     )
+
+
+def _guard_of(limits: Limits, seat: Seat | None, clock: Clock) -> DatagramGuard:
+    if seat is None:
+        return DatagramGuard(limits, clock)
+    from ..admission.shareddatagrams import SharedDatagramGuard  # late: one process counts for itself
+
+    return SharedDatagramGuard(limits, seat, clock)

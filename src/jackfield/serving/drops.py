@@ -1,4 +1,8 @@
-"""Drops: datagrams that no handler sees, by reason, and one line for the log where a lot of them begins."""
+"""Drops: datagrams that no handler sees, by reason, and one line for the log where a lot of them begins.
+
+That is less than the journal gives a kind (ten records, then one a second): of an episode that lasts for hours nothing
+more is to be said, as it is counted in :class:`~jackfield.ServerInfo` by reason.
+"""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from ..streams import AsyncSocket
 from ..tls import TLS, AsyncTLSSocket, ServerTLS, TLSSocket, start_server
 from .choices import ProxyRule
 
-__all__ = ["Entry", "entries_of"]
+__all__ = ["Entry", "entries_of", "read_certificates"]
 
 #: Every bit of it is looked at, and none is taken.
 _PEEK = int(_socket_std.MSG_PEEK)
@@ -214,9 +214,24 @@ def entries_of(
         address = listener.address
         if address.asks_for_entry:
             if address.is_tls and address not in served:
-                served[address] = _tls_of(address, tls)
+                served[address] = listener.tls or _tls_of(address, tls)
             own[listener] = _entry(_proxy_of(address, proxy), served.get(address, usual_tls), guard, entering)
     return _entry(proxy, usual_tls, guard, entering), own
+
+
+def read_certificates(listeners: Iterable[Listener], tls: ServerTLS | None) -> None:
+    """Read the certificates that addresses of their own name before there is a server: by who may do so then, and no
+    longer may when it serves.
+
+    :raises StartError: as :func:`entries_of`.
+    """
+    read: dict[Address, ServerTLS] = {}
+    for listener in listeners:
+        address = listener.address
+        if address.is_tls:
+            if address not in read:
+                read[address] = _tls_of(address, tls)
+            listener.tls = read[address]
 
 
 def _entry(proxy: ProxyRule | None, tls: ServerTLS | None, guard: Guard, entering: set[int]) -> Entry | None:

@@ -69,7 +69,8 @@ class Rereading:
             except ValueError as error:
                 self._add(failed=str(error))
             except OSError as error:
-                self._add(failed=f"cannot read {old.path}: {error.strerror}")
+                who = f" as user {os.geteuid()}" if isinstance(error, PermissionError) else ""
+                self._add(failed=f"cannot read {old.path}: {error.strerror}{who}")
             self._lists[id(old)] = old, new
         return self._lists[id(old)][1]
 

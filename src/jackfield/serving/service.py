@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..connections import Connections
+from ..connections import Connection, Connections
 from ..door import (
     AcceptPolicy,
     Action,
@@ -22,6 +22,7 @@ from ..door import (
     accept_batch,
     set_stream_options,
 )
+from ..draining import run_goodbye, tell_client
 from ..endings import Failures
 from ..events import Publisher, Reason
 from ..guard import Guard
@@ -34,34 +35,50 @@ from .info import ServerInfo
 from .streams import Streams
 
 if TYPE_CHECKING:
+    from ..admission.ledger import Seat
     from ..tls import ServerTLS
     from .choices import ProxyRule
 
 _log = logging.getLogger("jackfield.server")
 
-#: Connections or datagrams taken from one listener before the others have their turn.
+#: Datagrams taken from one listener before the others have their turn.
 BUDGET = 64
+
+#: The same for connections, of which each may be a verdict, a PROXY header and a handler that begins: those who are
+#: served wait for as long as that takes.
+STREAM_BUDGET = 16
+
+#: Connections that may wait in one queue, at most (listen(2): a backlog is cut to net.core.somaxconn, a u16 or more).
+LARGEST_QUEUE = 65536
 
 
 class Service:
     """Takes connections and datagrams from ``listeners`` and runs ``handler`` for each, as units of ``mode``.
 
     At most ``limit`` units at once; clients above that wait in the kernel's queue, or are refused, as ``limits`` say.
-    ``owner`` is what handlers see as their ``server``; ``events`` is told what happens.
+    ``owner`` is what handlers see as their ``server``; ``events`` is told what happens. ``seat``: this is one of
+    several workers, and ``limits`` are those of all of them together.
     """
 
     def __init__(
         self, handler: Any, mode: str, limit: int, listeners: Iterable[Listener], owner: Any, limits: Limits,
-        events: Publisher, proxy: ProxyRule | None = None, tls: ServerTLS | None = None,
+        events: Publisher, proxy: ProxyRule | None = None, tls: ServerTLS | None = None, seat: Seat | None = None,
     ) -> None:  # fmt: skip
         self.mode = mode
         self.limit = limit
+        self.owner = owner
         self.listeners = list(listeners)
         self.failures = Failures()
-        self.children = Children(self.failures)
+        self.children = Children(self.failures, owner._draining)
+        shared = None
+        if seat is not None:
+            from ..admission.shared import SharedAdmission  # late: one process counts for itself
+
+            shared = SharedAdmission(limits, seat)
+        self._is_shared = shared is not None
         self.guard = Guard(
-            Connections(elsewhere=mode == "process"), limits.replace(max_connections=limit), events,
-            watching=mode != "process",
+            Connections(elsewhere=mode == "process"), self._limits_here(limits), events,
+            watching=mode != "process", shared=shared,
         )  # fmt: skip
         self.streams = Streams(handler, mode, owner, self.guard, self.failures, self.children.serve)
         self.children.on_ended = lambda sock, reason: self.streams.close(sock, reason=reason)
@@ -72,9 +89,11 @@ class Service:
                 self.listeners, proxy, tls, self.guard, self.streams.entering
             )
         self.datagrams = Datagrams(
-            handler, mode, owner, self.failures.account, self.children.fork, limits, self.listeners
+            handler, mode, owner, self.failures.account, self.children.fork, limits, self.listeners, seat
         )
         self.stopping = False
+        #: Nobody is accepted for the time being.
+        self.suspended = False
         #: What took the last listener away, when nobody had asked for a stop.
         self.lost: OSError | None = None
         self.units: Any = None
@@ -139,6 +158,7 @@ class Service:
 
     def _in_child(self) -> None:
         """It accepts nobody, and the loop that it would wake is its parent's."""
+        self.children.begin_child()
         self._spare.close()
         self._pauses = Pauses()
 
@@ -147,10 +167,19 @@ class Service:
         """Units that run."""
         return self.units.live if self.units is not None else 0
 
+    def _limits_here(self, limits: Limits) -> Limits:
+        """One process cannot have more connections than it may run units."""
+        return limits if self._is_shared else limits.replace(max_connections=self.limit)
+
+    @property
+    def _full(self) -> bool:
+        """Whether there is no room for another client: here, or in all workers together."""
+        return bool(self.units.full or (self._is_shared and self.guard.full))
+
     def hold(self, limits: Limits, limit: int) -> None:
         """Work by ``limits``, and ``limit`` units at most, from now on."""
         self.limit = limit
-        self.guard.limits = limits.replace(max_connections=limit)
+        self.guard.limits = self._limits_here(limits)
         self.datagrams.limits = limits
         if self.units is not None:
             self.units.limit = limit
@@ -188,17 +217,20 @@ class Service:
         """Watch the listeners, or leave those alone that are to rest, and look at the deadlines; returns how long until
         something is to be looked at."""
         looks = [] if self.mode in ("serial", "process") else [self.guard.deadlines.look()]
-        refusing = self.guard.refuses(self.units.full)
+        full = self._full
+        refusing = self.guard.refuses(full)
         looks += self.guard.patience, self.failures.journal.look(), self.see_to_children()
         for listener in list(self.listeners):
             fd = listener.fileno()
             pause = self._pauses.left(listener)
             if fd < 0:
                 self._gone(listener, OSError(errno.EBADF, os.strerror(errno.EBADF)))
+            elif self.suspended:
+                loop.ignore(fd)
             elif pause > 0:
                 loop.ignore(fd)
                 looks.append(pause)
-            elif not self.units.full or (listener.is_datagram and self.mode != "process") or (
+            elif not full or (listener.is_datagram and self.mode != "process") or (
                 refusing and not listener.is_datagram
             ):
                 loop.watch(fd, self._takes[listener])
@@ -207,16 +239,16 @@ class Service:
                 loop.ignore(fd)
         return min((look for look in looks if look is not None), default=None)
 
-    def accept(self, listener: Listener, budget: int = BUDGET, *, last: bool = False) -> None:
+    def accept(self, listener: Listener, budget: int = STREAM_BUDGET, *, last: bool = False) -> None:
         """Take what waits in the queue of ``listener``, ``budget`` connections at most; once ``stopping`` is set, only
         for the ``last`` time."""
         refusing = False
 
         def next_one() -> tuple[Any, Any]:
             nonlocal refusing
-            full = self.units.full
+            full = self.units.full or (self._is_shared and not self.guard.reserve())
             refusing = full and self.guard.refuses(True)
-            if (full and not refusing) or (self.stopping and not last):
+            if (full and not refusing) or ((self.stopping or self.suspended) and not last):
                 raise BlockingIOError(errno.EAGAIN, "no room")
             return listener.socket.accept()
 
@@ -227,7 +259,9 @@ class Service:
         shedding = self._sheddings[listener] if self.guard.limits.when_full == "refuse" else None
         self._pauses.begin()
         policy = self._policies[listener]
-        self._heed(listener, accept_batch(next_one, take, policy, budget, shedding=shedding))
+        outcome = accept_batch(next_one, take, policy, budget, shedding=shedding)
+        self.guard.give_back()
+        self._heed(listener, outcome)
 
     def _heed(self, listener: Listener, outcome: Outcome) -> None:
         if outcome.action is Action.CLOSED and outcome.error is not None:
@@ -259,11 +293,14 @@ class Service:
 
     def _take_another(self) -> None:
         """On a thread whose connection has ended."""
-        for listener in [] if self.stopping else list(self.listeners):
+        for listener in [] if self.stopping or self.suspended else list(self.listeners):
             if not listener.is_datagram and not self._pauses.left(listener):
+                if self._is_shared and not self.guard.reserve():
+                    return
                 try:
                     taken = listener.socket.accept()
                 except OSError:
+                    self.guard.give_back()
                     continue  # none waits there; if it is more than that, the loop finds it as well, and sees to it
                 self._sheddings[listener].note_well()
                 self.streams.take(listener, taken)
@@ -290,18 +327,37 @@ class Service:
 
     # -- the end -----------------------------------------------------------------------------------------------------
 
-    def close_listeners(self, *, datagrams: bool = True) -> None:
+    def tell_handlers(self) -> None:
+        """Have ``handle_shutdown`` of the handlers called that define it; in process mode the children do that."""
+        self.owner._draining.tell_handlers(run_goodbye)
+
+    def tell(self, connection: Connection) -> None:
+        """Let ``connection`` end as at a stop."""
+        (self.children.tell if self.mode == "process" else tell_client)(connection)
+
+    def turn_away_all(self, listener: Listener) -> None:
+        """Let nobody wait in its queue for an answer that will not come: closing the listener would reset them."""
+        refuse = partial(self.streams.turn_away, listener, reason=Reason.DRAINED)
+        accept_batch(lambda: listener.socket.accept(), refuse, self._policies[listener], LARGEST_QUEUE)
+
+    def close_listeners(self, *, datagrams: bool = True, streams: bool = True) -> None:
         """Stop listening; with ``datagrams`` false, handlers may still answer by the datagram sockets."""
         self._spare.close()
         for listener in list(self.listeners):
-            if datagrams or not listener.is_datagram:
-                with contextlib.suppress(ValueError):
-                    self.listeners.remove(listener)  # a start and a stop that meet may both be at it
-                self._offer_listeners()
-                self.datagrams.close(listener)
-                listener.close()
+            if datagrams if listener.is_datagram else streams:
+                self.close_listener(listener)
         if not self.live:
             self.failures.journal.close()
+
+    def close_listener(self, listener: Listener) -> None:
+        """Take nothing from ``listener`` any more."""
+        with contextlib.suppress(ValueError):
+            self.listeners.remove(listener)  # a start and a stop that meet may both be at it
+        if self._loop is not None and listener in self._watched:
+            self._loop.ignore(self._watched.pop(listener), self._takes[listener])
+        self._offer_listeners()
+        self.datagrams.close(listener)
+        listener.close()
 
     def cut(self) -> None:
         """End every connection and unit that can be ended from outside."""

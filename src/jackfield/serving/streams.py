@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import socket as _socket_std
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -15,13 +14,13 @@ from ..events import Reason
 from ..guard import Guard
 from ..handlers import life_of, prepared, work_of
 from ..reactor import Reactor
+from ..reactor.poller import Poller
 from ..socket import _going_on
 from ..streams import AsyncSocket
 
 if TYPE_CHECKING:
     from .entry import Entry
 
-_log = logging.getLogger("jackfield.server")
 
 
 class Streams:
@@ -50,14 +49,24 @@ class Streams:
         self.on_freed: Callable[[], object] = lambda: None
         self.units: Any = None
         self._reactor: Reactor | None = None
+        self._poller: Poller | None = None
+        #: Starts the unit of a socket and its peer that are let in.
+        self._start: Callable[[Any, Any], object]
         self._fork = fork
 
     def open_units(self, units: Any, reactor: Reactor | None) -> None:
         """Handlers run as ``units`` from now on; green threads and coroutines wait in ``reactor``."""
         self.units = units
         self._reactor = reactor
+        self._poller = reactor.poller if reactor is not None else None
         if self.mode == "async":
             units.on_end = self._coroutine_ended
+            self._start = self._start_coroutine
+        elif self.mode == "process":
+            units.tell_by(self.failures.journal)
+            self._start = self._start_process
+        else:
+            self._start = partial(units.start, self._serve)
 
     @property
     def any_entry(self) -> bool:
@@ -68,13 +77,19 @@ class Streams:
 
     def take(self, listener: Listener, taken: tuple[Any, Any]) -> None:
         """Serve whom accept has given, unless the limits turn it away."""
-        sock, peer = taken[0], peer_of(*taken)
-        entry = self.entries.get(listener, self.entry)
-        unless = Reason.LIMIT_HANDSHAKES if entry is not None and entry.full else None
-        connection = self.guard.let_in(sock, peer, listener.location, unless, established=entry is None)
-        if connection is None:
-            return
-        if entry is not None:
+        sock, peer = taken
+        if type(peer) is not tuple or len(peer) != 2:
+            peer = peer_of(sock, peer)  # of IPv4 it is what accept has said
+        entry = self.entries.get(listener, self.entry) if self.entries else self.entry
+        if entry is None:
+            connection = self.guard.let_in(sock, peer, listener.location)
+            if connection is None:
+                return
+        else:
+            unless = Reason.LIMIT_HANDSHAKES if entry.full else None
+            connection = self.guard.let_in(sock, peer, listener.location, unless, established=False)
+            if connection is None:
+                return
             try:
                 # Not in process mode: what is read of the connection belongs to the child.
                 if self.mode != "process" and entry.let_in_at_once(connection, sock):
@@ -85,12 +100,20 @@ class Streams:
                 self._not_let_in(connection, sock, error)
                 return
         try:
-            self._start_unit(entry, connection, sock, peer)
+            if self._poller is not None:
+                sock._join_accepted(self._poller)
+            if entry is None:
+                self._start(sock, peer)
+            else:
+                self._start_entering(entry, connection, sock, peer)
         except (OSError, RuntimeError) as error:
             # No thread, no process, or the peer is gone already: this connection's end, not the server's.
-            self.guard.refusals[Reason.NO_UNIT] += 1
+            self.guard.note(self.guard.refusals, Reason.NO_UNIT)
             connection.reason = Reason.NO_UNIT
-            _log.warning("%s: cannot serve %s: %s", listener.location, ascii(peer), error)
+            self.failures.journal.write(
+                logging.WARNING, "%s: cannot serve %s: %s", listener.location, ascii(peer), error,
+                kind="clients that cannot be served", peer=peer,
+            )  # fmt: skip
             self.close(sock)
 
     def turn_away(
@@ -99,19 +122,32 @@ class Streams:
         """There is no room for whom accept has given."""
         self.guard.turn_away(taken[0], peer_of(*taken), listener.location, reason)
 
-    def _start_unit(self, entry: Entry | None, connection: Connection, sock: Any, peer: Any) -> None:
-        serve = self._serve if entry is None else partial(self._serve_entering, entry)
-        if self._reactor is not None:
-            sock._join_accepted(self._reactor.poller)
+    def _start_entering(self, entry: Entry, connection: Connection, sock: Any, peer: Any) -> None:
+        serve = partial(self._serve_entering, entry)
         if self.mode == "async":
-            if entry is None:
-                self._start_coroutine(sock, peer)
-            else:
-                self.units.run(self._run_entering(entry, connection, sock), sock)
+            self.units.run(self._run_entering(entry, connection, sock), sock)
         elif self.mode == "process":
             self._fork(partial(serve, sock, peer), sock)
         else:
             self.units.start(serve, sock, peer)
+
+    def _start_process(self, sock: Any, peer: Any) -> None:
+        self._fork(partial(self._serve, sock, peer), sock)
+
+    def begin_handshake(self, connection: Connection) -> bool:
+        """A handler begins a TLS handshake on ``connection`` (STARTTLS), which counts with those on their way in until
+        :meth:`end_handshake`, or its end. False: as many are there as may be (``max_handshakes``). In mode ``process``
+        nobody counts: each is the only one in its process."""
+        if self.mode == "process":
+            return True
+        most = self.guard.limits.handshakes
+        if most is not None and len(self.entering) >= most:
+            return False
+        self.entering.add(connection.id)
+        return True
+
+    def end_handshake(self, connection: Connection) -> None:
+        self.entering.discard(connection.id)
 
     # -- being served ------------------------------------------------------------------------------------------------
 
@@ -152,12 +188,16 @@ class Streams:
             self.units.run(coro, sock)
 
     def _coroutine_ended(self, sock: Any, error: BaseException | None) -> None:
+        sock = _going_on(sock)
+        connection = self.connections.of(sock)
         try:
-            connection = self.connections.of(_going_on(sock))
             if error is not None and not isinstance(error, GOES_ITS_WAY):
                 self.failures.account(connection.peer if connection is not None else None, error, connection)
         finally:
-            self.close(sock, error)
+            if connection is None:
+                sock.close()
+            else:
+                self._end(connection, sock, error)
 
     async def _run_entering(self, entry: Entry, connection: Connection, sock: Any) -> None:
         try:
@@ -200,14 +240,13 @@ class Streams:
 
     def _end(self, connection: Connection, sock: Any, error: BaseException | None) -> None:
         if connection.reason is None:
-            connection.reason = reason_of(sock, error)
+            if error is None and getattr(sock, "_at_end", False):
+                connection.reason = Reason.PEER_CLOSED
+            else:
+                connection.reason = reason_of(sock, error)
         if self.entering:
             self.entering.discard(connection.id)
         self.guard.account(connection, error)
-        try:
-            sock.shutdown(_socket_std.SHUT_WR)
-        except OSError:
-            pass  # the peer was faster
-        sock.close()
+        sock._end()
         self.connections.remove(connection)
         self.on_freed()

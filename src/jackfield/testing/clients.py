@@ -29,8 +29,8 @@ def connect(address: str | int | Address, timeout: float | None = CLIENT_SECONDS
     answers.
     """
     where = address if isinstance(address, Address) else parse_address(address)
-    if where.scheme == "fd":
-        raise ValueError(f"nobody can connect to {where}: give the address that the descriptor is bound to")
+    if where.scheme in ("fd", "systemd"):
+        raise ValueError(f"nobody can connect to {where}: give the address that the socket is bound to")
     if not where.is_unix:
         host = _LOOPBACK.get(where.host, where.host)
         kind = _socket_std.SOCK_DGRAM if where.is_datagram else _socket_std.SOCK_STREAM

@@ -178,7 +178,11 @@ def _text(file: Path, kind: str | None) -> str:
     except FileNotFoundError:
         raise StartError(f"no such file: {name}: name the right one, or make one (openssl req -x509 …)") from None
     except PermissionError:
-        raise StartError(f"{name} may not be read by this user: chgrp it to the server's group and chmod 640") from None
+        # Who gave root up reads as the new user from then on, also what root had read at the start.
+        raise StartError(
+            f"{name} may not be read by this user: chgrp it to the server's group and chmod 640 (permission denied as"
+            f" user {os.geteuid() if hasattr(os, 'geteuid') else 'this one'})"
+        ) from None
     except OSError as error:
         raise StartError(f"{name} cannot be read: {error.strerror}") from None
     if kind is not None and f"{kind}-----" not in text:

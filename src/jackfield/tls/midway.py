@@ -46,6 +46,13 @@ def _going_over(handler: Any, sock: Any) -> Iterator[Callable[[TLSSocket], None]
     it: the deadlines go on, and the server ends it."""
     find = getattr(handler.server, "_connection_of", None)
     connection = find(sock) if find is not None else None
+    # Those of the old names let nobody in by a handshake of their own, and have no limit of them.
+    streams = getattr(getattr(handler.server, "_service", None), "streams", None)
+    if connection is not None and streams is not None and not streams.begin_handshake(connection):
+        connection.close(Reason.LIMIT_HANDSHAKES)
+        raise ConnectionAbortedError(
+            "no TLS handshake: as many are under way as may be (max_handshakes); raise it, or let clients come again"
+        )
 
     def made(wrapped: TLSSocket) -> None:
         if find is None or not isinstance(sock, socket):
@@ -62,6 +69,9 @@ def _going_over(handler: Any, sock: Any) -> Iterator[Callable[[TLSSocket], None]
         if connection is not None:
             connection.close(Reason.HANDSHAKE_TIMEOUT)
         raise
+    finally:
+        if connection is not None and streams is not None:
+            streams.end_handshake(connection)
 
 
 def _close_at_the_end(handler: Any, sock: TLSSocket) -> None:
@@ -98,6 +108,6 @@ def carry_over(file: Any, sock: TLSSocket) -> None:
         before._decref_socketios()
     if isinstance(file, MessageReader):
         file._sock = sock
-        file._has()  # what the handshake has received is of no message
+        file._has(0)  # what the handshake has received is of no message
     elif hasattr(file, "carry_over"):
         file.carry_over(sock)

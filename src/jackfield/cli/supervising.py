@@ -1,0 +1,107 @@
+"""``serve -w N``: the process that keeps the workers, and what each of them is to serve."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from dataclasses import replace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    from jackfield.cli.building import Bound
+    from jackfield.cli.configuration import Configured
+    from jackfield.cli.readiness import Readiness
+    from jackfield.server import Server
+    from jackfield.supervisor import Supervisor, Worker
+
+__all__ = ["serve_with_workers"]
+
+
+def _reload_on_change(supervisor: Supervisor, options: argparse.Namespace, bound: Sequence[Bound]) -> None:
+    """Look for changed files, and have the connections of replaced workers end at once."""
+    from jackfield.supervisor.files import Files
+
+    directories = options.reload_dir or sorted({one.options.app_dir for one in bound})
+    files = Files(directories, options.reload_include or ["*.py"], options.reload_exclude or [])
+
+    def look() -> None:
+        if changed := files.changed():
+            more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+            logging.getLogger("jackfield.supervisor").info("%s%s has changed: reloading", changed[0], more)
+            supervisor.reload()
+
+    supervisor.every(max(options.reload_delay, 0.01), look)
+
+
+def serve_with_workers(
+    configured: Configured,
+    bound: Sequence[Bound],
+    waiting: Readiness,
+    announce: Callable[[Sequence[dict[str, Any]], int], None],
+    hold: Callable[[], object],
+) -> int:
+    """Keep workers until told to stop; the exit code. What a target imports is loaded in the workers only.
+
+    :param bound: the servers, listening; rights have been given up.
+    :param announce: is given what the first worker told of its servers, and how many workers there are.
+    :param hold: called when signals are heard here: one that comes on the way out no longer has the program's end for
+        its effect, nor its exit code.
+    :raises StartError: the first workers cannot begin.
+    """
+    from jackfield.cli.building import make_servers, parts_of
+    from jackfield.cli.configuration import reread
+    from jackfield.cli.logs import reopen_logs
+    from jackfield.supervisor import Asked, Recycling, Supervisor, Upgrade, workers_for
+
+    options = configured.process
+    locations = [listener.location for one in bound for listener in one.listeners]
+
+    def make(worker: Worker) -> Sequence[Server]:
+        worker.on_reopen = reopen_logs
+        logging.getLogger("jackfield.server").addFilter(_is_no_start)
+        try:
+            return make_servers(bound)
+        except Exception as error:
+            if trace := getattr(error, "trace", ""):
+                sys.stderr.write(trace)
+            raise
+
+    def prepare() -> None:
+        nonlocal configured, bound
+        configured = reread(configured, [])
+        bound = [
+            replace(one, options=options, parts=parts_of(options))
+            for one, options in zip(bound, configured.servers, strict=True)
+        ]
+
+    supervisor = Supervisor(
+        make,
+        [listener for one in bound for listener in one.listeners],
+        workers=workers_for(options.workers or 1),
+        servers=len(bound),
+        graceful_timeout=max(one.options.graceful_timeout for one in bound),
+        worker_timeout=options.worker_timeout,
+        retire_timeout=0.0 if options.reload else options.retire_timeout,
+        recycling=Recycling(options.worker_lifetime, options.worker_max_rss, options.worker_max_accepts),
+    )
+    supervisor.on_reload = prepare
+    if options.reload:
+        _reload_on_change(supervisor, options, bound)
+    waiting.supervise(supervisor, locations, lambda: announce(supervisor.facts, supervisor.workers))
+    with Asked(supervisor) as asked:
+        hold()
+        asked.on_reopen = reopen_logs
+        upgrade = Upgrade(supervisor, waiting.environment, lambda: waiting.pid_file)
+        upgrade.on_taken_over = waiting.taken_over
+        asked.on_upgrade = upgrade.begin
+        code = supervisor.run()
+        return 130 if asked.interrupted else code
+
+
+def _is_no_start(record: logging.LogRecord) -> bool:
+    """Each worker would say what the supervisor says for all."""
+    return record.levelno >= logging.WARNING

@@ -1,0 +1,92 @@
+"""When a worker that died is replaced, and when a supervisor gives up. Free of I/O."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+#: Seconds within which a worker that has had no connection counts as one that cannot live.
+EARLY = 10.0
+
+#: Seconds before a replacement, when two of those have died in a row, and at most: twice as long after each (as systemd
+#: and Dovecot) beyond one for each place, as all that were started together die together. The first is replaced at
+#: once: it may have been killed.
+FIRST_DELAY = 0.2
+LONGEST_DELAY = 30.0
+
+#: How many of them in a row, beyond one for each place, end the supervisor, if no other worker serves.
+GIVE_UP_AFTER = 5
+
+#: A worker that is replaced for its age, memory or connections is so within this part of the limit: not all at once.
+JITTER = 0.1
+
+
+class Restarts:
+    """Counts deaths, and says how long to wait after each."""
+
+    def __init__(self) -> None:
+        self._early = 0
+        self.delay = 0.0
+
+    @property
+    def early(self) -> bool:
+        """Whether the last that died could not live."""
+        return self._early > 0
+
+    def died(self, lived: float, accepted: int, places: int = 1) -> float:
+        """One of the workers for so many ``places`` has died that nobody had told to, ``lived`` seconds after its
+        start; the seconds until another may take its place: none after one that was of use."""
+        if accepted or lived >= EARLY:
+            self.lives()
+            return 0.0
+        self._early += 1
+        beyond = min(max(0, self._early - 1 - places), 20)
+        self.delay = min(LONGEST_DELAY, FIRST_DELAY * 2.0**beyond) if self._early > 1 else 0.0
+        return self.delay
+
+    def lives(self) -> None:
+        """A worker has had a connection, or lived for long: whatever there was is over."""
+        self._early, self.delay = 0, 0.0
+
+    def hopeless(self, places: int, serving: int) -> bool:
+        """Whether to give up: so many could not live, and nobody serves."""
+        return not serving and self._early >= places + GIVE_UP_AFTER
+
+
+@dataclass(frozen=True, slots=True)
+class Recycling:
+    """When a worker that is well is replaced all the same; None: never. Each worker draws limits of its own, a tenth
+    higher or lower."""
+
+    #: Seconds.
+    lifetime: float | None = None
+    #: Bytes.
+    max_rss: int | None = None
+    max_accepts: int | None = None
+
+    def drawn(self, chance: random.Random) -> Recycling:
+        """For one worker."""
+
+        def draw(limit: float | None) -> float | None:
+            return None if limit is None else limit * chance.uniform(1 - JITTER, 1 + JITTER)
+
+        rss, accepts = draw(self.max_rss), draw(self.max_accepts)
+        return Recycling(
+            draw(self.lifetime),
+            None if rss is None else int(rss),
+            None if accepts is None else max(1, round(accepts)),
+        )
+
+    def why(self, age: float, resident: int, accepted: int) -> str | None:
+        """What speaks for it, in words; None if nothing does."""
+        if self.lifetime is not None and age >= self.lifetime:
+            return f"it is {age:.0f} s old"
+        if self.max_rss is not None and resident >= self.max_rss:
+            return f"it takes {resident / 2**20:.0f} MiB of memory"
+        if self.max_accepts is not None and accepted >= self.max_accepts:
+            return f"it has taken {accepted} connections"
+        return None
+
+    @property
+    def any(self) -> bool:
+        return not (self.lifetime is None and self.max_rss is None and self.max_accepts is None)
