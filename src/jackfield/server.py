@@ -312,13 +312,15 @@ class Server:
                 self._end(State.STOPPED)
                 return
         self._wake()
-        if self.mode == "serial" and self._service.live:
+        if self.mode == "serial" and not self._life.ended:
             for aside in self._asides:
                 aside.wake()
             if not self._asides:
                 aside = Aside(self._service, self._deadline_now, self._cut)
                 self._asides.append(aside)
                 aside.start()
+                if self._life.ended:
+                    aside.close()  # it ended meanwhile, and may have been through the list before
 
     def _deadline_now(self) -> float:
         return self._deadline or 0.0

@@ -260,10 +260,8 @@ def test_nobody_in_the_kernels_queue_is_reset(mode: str) -> None:
     with clients(server, 12) as waiting:
         for number, client in enumerate(waiting):
             client.sendall(b"number %d\n" % number)
-        server._deadlines.append(time.monotonic() + SOON)  # a stop that comes as soon as it serves
-        server._service.stopping = True
-        server._draining.set()
         server.start()
+        server.stop(SOON)
         for number, client in enumerate(waiting):
             assert read_line(client) == b"NUMBER %d\n" % number
             assert read_line(client) == b"goodbye\n"

@@ -84,22 +84,15 @@ class Drain:
         """Serve whom there is room for (serially, one after the other, here and now); close the listeners at which
         nobody waits any more, and those that somebody else has, too, who takes the rest."""
         service = self._service
-        aside = None
         for listener in self._streams():
             if service.mode != "serial":
                 if self._left() > 0:
                     service.accept(listener, max(1, service.limit), last=True)
             else:
                 while self._left() > 0 and _has_queue(listener):
-                    if aside is None:
-                        aside = Aside(service, self._deadline, self._cut, for_many=True)
-                        aside.start()
                     service.accept(listener, 1, last=True)
             if listener.shared or not _has_queue(listener):
                 service.close_listener(listener)
-        if aside is not None:
-            aside.close()
-            aside.join()
 
     # -- those who are served ----------------------------------------------------------------------------------------
 
@@ -136,17 +129,14 @@ def _has_queue(listener: Listener) -> bool:
 
 
 class Aside(threading.Thread):
-    """Tells and cuts beside a serial server, whose loop cannot while a handler runs on its thread. ``for_many``: for
-    one handler after the other, until it is closed."""
+    """Tells and cuts beside a serial server, whose loop cannot while a handler runs on its thread: for one handler
+    after the other, those of the queue included, until it is closed."""
 
-    def __init__(
-        self, service: Service, deadline: Callable[[], float], cut: Callable[[], None], *, for_many: bool = False
-    ) -> None:
+    def __init__(self, service: Service, deadline: Callable[[], float], cut: Callable[[], None]) -> None:
         super().__init__(name="jackfield-drain", daemon=True)
         self._service = service
         self._deadline = deadline
         self._cut = cut
-        self._for_many = for_many
         self._bell = threading.Event()
         self._over = False
 
@@ -154,14 +144,15 @@ class Aside(threading.Thread):
         service = self._service
         farewell = Farewell(service.guard.connections)
         service.tell_handlers()
-        while (service.live or self._for_many) and not self._over:
+        while not self._over:
             now = time.monotonic()
             left = self._deadline() - now
-            if left <= 0:
+            if left <= 0 and service.live:
                 self._cut()
                 return
-            step = farewell.look(now) or (STEP if self._for_many else None)
-            self._bell.wait(left if step is None else min(left, step))
+            farewell.look(now)
+            # Another handler may begin at any moment, also just after the deadline: it was accepted before that.
+            self._bell.wait(STEP if left <= 0 else min(left, STEP))
             self._bell.clear()
 
     def wake(self) -> None:
