@@ -426,6 +426,29 @@ def test_a_second_term_is_at_once_and_0() -> None:
         assert server.insist(signal.SIGTERM) == 0
 
 
+def test_it_serves_though_nobody_reads_what_it_says(tmp_path: Path) -> None:
+    """A terminal may hang up, and a pipe's reader go away, in the midst of the banner."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    path = tmp_path / "s"
+    with subprocess.Popen([*PROGRAM, "serve", "-b", f"unix:{path}"], stderr=writing, env=ENVIRONMENT) as process:
+        os.close(writing)
+        try:
+            deadline = time.monotonic() + SECONDS
+            while not path.exists():
+                assert process.poll() is None and time.monotonic() < deadline
+                time.sleep(0.01)  # nothing tells: that is the point
+            with socket.socket(socket.AF_UNIX) as client:
+                client.settimeout(SECONDS)
+                client.connect(str(path))
+                for _ in range(3):
+                    client.sendall(b"hello")
+                    assert client.recv(10) == b"HELLO"
+                    time.sleep(0.1)
+        finally:
+            process.terminate()
+
+
 def test_quit_is_at_once() -> None:
     with Server(*LOOPBACK) as server, connect(server.address) as client:
         client.sendall(b"one")

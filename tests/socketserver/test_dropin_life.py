@@ -477,6 +477,8 @@ def wake_ups(servers: dict[str, Any]) -> dict[str, int]:
     try:
         for server in servers.values():
             assert ask(server) == b"HELLO"
+        for server in servers.values():  # the end of a child is no tick, however late it comes
+            until(lambda server=server: not getattr(server, "active_children", None))
         before = count()
         while True:  # until what the clients caused is over; bounded by the test's own timeout
             threading.Event().wait(0.05)

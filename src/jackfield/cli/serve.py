@@ -149,7 +149,8 @@ def _announce(
     if options.log_format == "json" or options.log_file:
         log.info("ready", extra={"fields": fields(all_facts)})
     if options.log_format == "text" and not options.quiet:
-        print(banner(all_facts, wants_color(sys.stderr, options.color)), file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # the terminal, or whoever read it, has gone away: that is no end of serving
+            print(banner(all_facts, wants_color(sys.stderr, options.color)), file=sys.stderr, flush=True)
 
 
 def _facts(options: argparse.Namespace, server: dict[str, Any], seconds: float, workers: int) -> Facts:
