@@ -22,6 +22,7 @@ from .deadlines import waits_for_peer
 from .endings import has_ended
 from .events import Reason
 from .reactor import await_, in_green, loop_runs_here, spawn
+from .reactor.bridges import ready_now
 from .sync import Event
 
 _log = logging.getLogger("jackfield.server")
@@ -140,6 +141,9 @@ class Farewell:
         self._moved[connection.id] = moved, since
         if now - since >= QUIET:
             return True
+        fd = sock.fileno()
+        if fd >= 0 and ready_now(fd, reading=True):
+            return False  # something has come that its handler has not seen yet: perhaps half a message
         if getattr(sock, "asked", None) is not None:
             return bool(received <= sock.whole)
         return not received or _has_answered(sock)
