@@ -21,7 +21,7 @@ from greenlet import getcurrent
 
 from .connections import Connection
 from .door import AcceptPolicy, Action, Pauses, accept_batch
-from .draining import Draining, Farewell, run_goodbye
+from .draining import Draining, Farewell
 from .endings import Failures
 from .events import Reason
 from .gate import Gate, is_unshaken
@@ -393,7 +393,7 @@ class BaseServer:
     def _drain(self) -> None:
         """Wait for the handlers until the deadline, then cut the connections that are left."""
         farewell = Farewell(self.__gate.connections)
-        self._draining.tell_handlers(run_goodbye)
+        self._draining.tell_handlers()
         while True:
             now = time.monotonic()
             left = max(0.0, (self.__deadline or 0.0) - now)

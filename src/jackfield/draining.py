@@ -60,20 +60,20 @@ class Draining(Event):
     def leave(self, handler: Any) -> None:
         self._handlers.pop(id(handler), None)
 
-    def tell_handlers(self, start: Callable[[Callable[[], Any]], object]) -> None:
-        """Run ``handle_shutdown`` of each that is there, once, by ``start``: beside ``handle``, which goes on."""
+    def tell_handlers(self) -> None:
+        """Run ``handle_shutdown`` of each that is there, once: beside ``handle``, which goes on."""
         while self._handlers:
             try:
                 _, handler = self._handlers.popitem()
             except KeyError:
                 return  # the last one has ended meanwhile, on its own thread
             try:
-                start(handler.handle_shutdown)
+                _run_goodbye(handler.handle_shutdown)
             except (OSError, RuntimeError) as error:
                 _log.warning("handle_shutdown of %r could not be run: %s", handler, error)
 
 
-def run_goodbye(goodbye: Callable[[], Any]) -> None:
+def _run_goodbye(goodbye: Callable[[], Any]) -> None:
     """Run one ``handle_shutdown`` beside everything else: on the loop that runs here, or a thread of its own. What it
     lets out because the peer has gone, or its handler has closed the connection meanwhile, is nobody's fault."""
 
@@ -200,15 +200,14 @@ class Spread:
 def tell_client(connection: Connection) -> None:
     """Let reading from it end where nothing more has come. From any thread."""
     sock = connection.socket
-    if sock is not None and has_ended(sock):
-        return  # by itself, and its handler is about to see it
+    if sock is None or has_ended(sock):
+        return  # by itself, and its handler has seen it, or is about to
     connection._decide(Reason.DRAINED)
-    if sock is not None:
-        try:
-            # Not the method of an ssl.SSLSocket, which forgets all about TLS.
-            _Raw.shutdown(sock, _socket_std.SHUT_RD)
-        except (OSError, ValueError):
-            pass  # the peer was faster
+    try:
+        # Not the method of an ssl.SSLSocket, which forgets all about TLS.
+        _Raw.shutdown(sock, _socket_std.SHUT_RD)
+    except (OSError, ValueError):
+        pass  # the peer was faster
 
 
 def _has_answered(sock: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import ssl
 import time
@@ -390,6 +391,30 @@ def test_connections_are_closed_one_after_the_other(mode: str) -> None:
         assert all(end >= 0.2 * number for number, end in enumerate(ends)), ends
         with clients(server, 1) as (client,):
             assert say(client, b"new\n") == b"NEW\n"
+
+
+def test_a_stop_after_that_tells_no_child_a_second_time() -> None:
+    """Which would end it in the midst of its work."""
+    ready, go = os.pipe()
+
+    class Works(BaseRequestHandler[Any]):
+        def handle(self) -> None:
+            self.request.sendall(b"at work\n")
+            os.read(ready, 1)
+            self.request.sendall(b"done\n" if self.draining else b"not told\n")
+
+    server = Server(Works, TCP, mode="process").start()
+    with clients(server, 1) as (client,):
+        assert read_line(client) == b"at work\n"
+        server.close_spread(0)
+        until(lambda: server._service.children._told)
+        server.stop(SOON)
+        until(lambda: server.state == "draining")
+        os.write(go, b"!")
+        assert read_line(client) == b"done\n"
+        assert server.wait_stopped(SOON)
+    os.close(ready)
+    os.close(go)
 
 
 def test_who_does_not_end_when_told_is_closed_after_the_graceful_time() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..connections import Connection
 from ..door import Listener
-from ..draining import Draining, Farewell, Teller, run_goodbye
+from ..draining import Draining, Farewell, Teller
 from ..endings import Failures, exit_code, reason_of_exit
 from ..events import Reason
 from ..guard import Guard
@@ -30,6 +30,8 @@ class Children:
         #: Who pops this tells of the end: list.pop() is whole for threads and signals.
         self._to_tell = [True]
         self._told_by_watch = False
+        #: Those that were told to end.
+        self._told: set[int] = set()
         #: In a child, its connection.
         self._own: Connection | None = None
         self._units: Processes | None = None
@@ -61,10 +63,21 @@ class Children:
         sock = connection.socket
         for pid, other in list(self._sockets.items()):
             if other is sock:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGTERM)
+                self._tell(pid)
+
+    def tell_all(self) -> None:
+        """The same for every child; each is told once, as a second time would end it."""
+        for pid in self._units or ():
+            self._tell(pid)
+
+    def _tell(self, pid: int) -> None:
+        if pid not in self._told:
+            self._told.add(pid)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
 
     def _reaped(self, pid: int, status: int) -> None:
+        self._told.discard(pid)
         reason = reason_of_exit(os.waitstatus_to_exitcode(status))
         self._failures.count += reason is Reason.HANDLER_ERROR
         sock = self._sockets.pop(pid, None)
@@ -128,6 +141,6 @@ class Children:
         except IndexError:
             return  # the other way was faster
         self._draining.set()
-        self._draining.tell_handlers(run_goodbye)
+        self._draining.tell_handlers()
         if self._own is not None:
             Teller(Farewell([self._own])).start()

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from ..door import Listener
 from ..draining import STEP, Farewell
@@ -20,9 +18,6 @@ CUT_SECONDS = 0.4
 
 #: Seconds for what was killed to be gone: on a busy machine it takes its time, and left unreaped it stays a zombie.
 KILLED_SECONDS = 10.0
-
-#: Seconds between two looks at a queue that could not be emptied.
-QUEUE_STEP = 0.05
 
 
 class Drain:
@@ -37,7 +32,6 @@ class Drain:
         self._deadline = deadline
         self._cut = cut
         self._farewell = Farewell(service.guard.connections)
-        self._told_children: set[int] = set()
 
     def begin(self) -> None:
         """No more clients from now on. Those in the kernel's queue have connected, as far as they know, and are served
@@ -59,12 +53,12 @@ class Drain:
             self._take_queues()
         service.close_listeners(datagrams=not service.live, streams=False)
         while (left := self._left()) > 0 and (service.live or self._streams()):
-            looks = [left, QUEUE_STEP if self._streams() else None, *self._tell(), service.see_to_children()]
+            looks = [left, STEP if self._streams() else None, self._tell(), self._see_to_deadlines()]
+            looks.append(service.see_to_children())
             self._loop.turn(min(look for look in looks if look is not None))
             self._take_queues()
         for listener in self._streams():
-            if not listener.shared:
-                service.turn_away_all(listener)
+            service.turn_away_all(listener)
         service.close_listeners(datagrams=False)
         if service.live:
             self._end_those_left()
@@ -96,19 +90,17 @@ class Drain:
 
     # -- those who are served ----------------------------------------------------------------------------------------
 
-    def _tell(self) -> Iterator[float | None]:
+    def _tell(self) -> float | None:
+        """Seconds until somebody is to be looked at again."""
+        if self._service.mode != "process":
+            return self._farewell.look(time.monotonic())
+        self._service.children.tell_all()  # each tells its own client, of whom it knows more
+        return None
+
+    def _see_to_deadlines(self) -> float | None:
+        """Those of connections that others do not look after."""
         service = self._service
-        now = time.monotonic()
-        yield service.guard.deadlines.look() if service.mode not in ("serial", "process") else None
-        if isinstance(service.units, Processes):
-            # Each child tells its own client, of whom it knows more.
-            for pid in service.units:
-                if pid not in self._told_children:
-                    self._told_children.add(pid)
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGTERM)
-        else:
-            yield self._farewell.look(now)
+        return service.guard.deadlines.look() if service.mode not in ("serial", "process") else None
 
     # -- those who are left ------------------------------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ from ..door import (
     accept_batch,
     set_stream_options,
 )
-from ..draining import run_goodbye, tell_client
+from ..draining import tell_client
 from ..endings import Failures
 from ..events import Publisher, Reason
 from ..guard import Guard
@@ -329,7 +329,7 @@ class Service:
 
     def tell_handlers(self) -> None:
         """Have ``handle_shutdown`` of the handlers called that define it; in process mode the children do that."""
-        self.owner._draining.tell_handlers(run_goodbye)
+        self.owner._draining.tell_handlers()
 
     def tell(self, connection: Connection) -> None:
         """Let ``connection`` end as at a stop."""
