@@ -11,7 +11,7 @@ import contextlib
 import functools
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from ..address import parse_address
@@ -96,10 +96,7 @@ class Inheritance:
 def inheritance() -> Inheritance:
     """What this process inherited, read once; the variable is taken out of the environment, as its children inherit
     nothing."""
-    variables: Mapping[str, str] = os.environ
-    text = variables.get(VARIABLE)
-    os.environ.pop(VARIABLE, None)
     try:
-        return Inheritance(text)
+        return Inheritance(os.environ.pop(VARIABLE, None))
     except (ValueError, TypeError, OSError):
         return Inheritance()  # not written by us

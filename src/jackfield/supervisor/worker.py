@@ -157,7 +157,7 @@ class Worker:
         self._attend(not watched)
         failed = any(server.state == "failed" for server in self._servers)
         self._beat()
-        self._link.send(stopped=True, cut=sum(len(server.cut) for server in self._servers))
+        self._link.send(cut=sum(len(server.cut) for server in self._servers))
         return FAILED if failed else STOPPED
 
     def _attend(self, beats: bool) -> None:
@@ -223,9 +223,6 @@ class Worker:
             self._is_retired = True
             for server in self._servers:
                 server.retire(float(message["retire"]))
-        if "suspend" in message:
-            for server in self._servers:
-                (server.suspend if message["suspend"] else server.resume)()
         if "reopen" in message:
             self.on_reopen()
             self._have_stacks_logged()
