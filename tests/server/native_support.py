@@ -12,7 +12,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from jackfield import AsyncRequestHandler, BaseRequestHandler, Server, sync
+from jackfield import (
+    AsyncRequestHandler,
+    AsyncStreamRequestHandler,
+    BaseRequestHandler,
+    Server,
+    StreamRequestHandler,
+    sync,
+)
 from jackfield.testing.clients import connect
 
 #: Seconds that nothing here takes, and after which a wait is called hung.
@@ -47,6 +54,18 @@ class AsyncEchoDatagram(AsyncRequestHandler[Any]):
         await self.request[1].sendto(self.request[0].upper(), self.client_address)
 
 
+class Lines(StreamRequestHandler[Any]):
+    def handle(self) -> None:
+        for line in self.rfile:
+            self.wfile.write(line.upper())
+
+
+class AsyncLines(AsyncStreamRequestHandler[Any]):
+    async def handle(self) -> None:
+        async for line in self.rfile:
+            await self.wfile.write(line.upper())
+
+
 def by(mode: str, blocking: Any, coroutine: Any) -> Any:
     """The one of two handlers that goes with the mode."""
     return coroutine if mode == "async" else blocking
@@ -55,6 +74,11 @@ def by(mode: str, blocking: Any, coroutine: Any) -> Any:
 def echo(mode: str, *, datagram: bool = False) -> Any:
     """The echo handler that goes with the mode."""
     return by(mode, EchoDatagram, AsyncEchoDatagram) if datagram else by(mode, Echo, AsyncEcho)
+
+
+def lines(mode: str) -> Any:
+    """The handler of lines that goes with the mode; a line that is half there is a message under way."""
+    return by(mode, Lines, AsyncLines)
 
 
 class Held:

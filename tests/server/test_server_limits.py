@@ -11,11 +11,10 @@ import weakref
 from typing import Any
 
 import pytest
-from native_support import MODES, TCP, Held, ask, by, dial, echo, ended, is_over, leave, until
+from native_support import MODES, TCP, Held, ask, by, dial, echo, ended, is_over, leave, lines, until
 
 from jackfield import (
     AsyncRequestHandler,
-    AsyncStreamRequestHandler,
     BaseRequestHandler,
     Server,
     StreamRequestHandler,
@@ -27,18 +26,6 @@ from jackfield.reactor.twin import native
 
 #: As short as a deadline may be and still be longer than what an honest client of these tests takes.
 SHORT = 0.4
-
-
-class Lines(StreamRequestHandler[Any]):
-    def handle(self) -> None:
-        for line in self.rfile:
-            self.wfile.write(line.upper())
-
-
-class AsyncLines(AsyncStreamRequestHandler[Any]):
-    async def handle(self) -> None:
-        async for line in self.rfile:
-            await self.wfile.write(line.upper())
 
 
 class Flood(BaseRequestHandler[Any]):
@@ -113,7 +100,7 @@ def test_who_takes_nothing_is_dropped(mode: str) -> None:
 def test_a_message_that_drips_is_too_slow(mode: str) -> None:
     """A byte at a time is never idle; what it makes takes too long."""
     limits = Limits(message_timeout=SHORT, min_rate=100_000)
-    handler = by(mode, Lines, AsyncLines)
+    handler = lines(mode)
     with Server(handler, TCP, mode=mode, limits=limits) as server, dial(server) as client:
         client.sendall(b"hello\n")
         assert client.recv(10) == b"HELLO\n"
@@ -129,7 +116,7 @@ def test_a_message_that_drips_is_too_slow(mode: str) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_line_has_a_longest(mode: str) -> None:
-    handler = by(mode, Lines, AsyncLines)
+    handler = lines(mode)
     with Server(handler, TCP, mode=mode, limits=Limits(max_line=1000)) as server:
         with dial(server) as client:
             client.sendall(b"y" * 999 + b"\n")

@@ -29,16 +29,15 @@ from native_support import (
     echo,
     in_thread,
     leave,
+    lines,
     until,
 )
 
 from jackfield import (
     AsyncRequestHandler,
-    AsyncStreamRequestHandler,
     BaseRequestHandler,
     MisuseError,
     Server,
-    StreamRequestHandler,
 )
 from jackfield.modes import PollLoop
 from jackfield.reactor import drive, green, run, sleep, spawn
@@ -256,23 +255,6 @@ def test_waiting_on_its_own_loop_is_a_misuse_and_shows_the_right_call() -> None:
         assert server.wait_stopped()
 
     asyncio.run(main())
-
-
-class Lines(StreamRequestHandler[Any]):
-    def handle(self) -> None:
-        for line in self.rfile:
-            self.wfile.write(line.upper())
-
-
-class AsyncLines(AsyncStreamRequestHandler[Any]):
-    async def handle(self) -> None:
-        while line := await self.rfile.readline():
-            await self.wfile.write(line.upper())
-
-
-def lines(mode: str) -> Any:
-    """Of which one that is half there is heard out."""
-    return AsyncLines if mode == "async" else Lines
 
 
 # -- drain -------------------------------------------------------------------------------------------------------------
