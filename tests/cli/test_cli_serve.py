@@ -524,12 +524,14 @@ def test_a_stop_during_the_start_leaves_nothing_behind(tmp_path: Path) -> None:
 
 def test_control_c_at_a_terminal_lets_the_children_of_process_mode_finish() -> None:
     """The terminal signals the whole process group, and so each child as well."""
-    with Server("-k", "process", *LOOPBACK, start_new_session=True) as server, connect(server.address) as client:
-        client.sendall(b"one")
-        assert client.recv(100) == b"ONE"
+    with (
+        Server(*patient("process"), *LOOPBACK, start_new_session=True) as server,
+        connect(server.address) as client,
+    ):
+        begin(client)
         os.killpg(server.process.pid, signal.SIGINT)
         server.read_until(lambda line: "may finish" in line)
-        client.sendall(b"two")
-        assert client.recv(100) == b"TWO"
-        client.shutdown(socket.SHUT_WR)
+        client.sendall(b"way\n")
+        assert client.recv(100) == b"HALFWAY\n"
+        assert client.recv(100) == b"", "it is told then"
         assert server.wait() == 0
