@@ -86,8 +86,9 @@ class Connection:
 
     @property
     def received(self) -> int:
-        """Bytes that the handler has taken from it so far; 0 once it is closed. Where the socket does not count (a
-        handler in another process, an ``ssl.SSLSocket``), what the kernel has got (TCP only; 0 for a Unix socket)."""
+        """Bytes that were taken from it so far, a PROXY header and a TLS handshake among them; 0 once it is closed.
+        Where the socket does not count (a handler in another process, an ``ssl.SSLSocket``), what the kernel has got
+        (TCP only; 0 for a Unix socket)."""
         return self._counts()[0]
 
     @property
@@ -95,6 +96,20 @@ class Connection:
         """Bytes that the kernel has taken for it so far; 0 once it is closed. Where the socket does not count, what the
         peer has acknowledged (TCP only; 0 for a Unix socket)."""
         return self._counts()[1]
+
+    @property
+    def silent(self) -> bool:
+        """Whether nothing has come for its handler yet: no more than a PROXY header and a TLS handshake."""
+        return self.received <= (self._pace.base if self._pace is not None else 0)
+
+    @property
+    def unseen(self) -> int:
+        """Bytes that have come and that its handler has not taken, or has taken and does not know of yet: a thread has
+        the interpreter to wait for first. 0 where the kernel does not tell (no TCP). An end of the stream is one, too.
+        """
+        sock = self.socket
+        # In this order: what comes in between is taken for seen, and would be so a moment later.
+        return max(0, _kernel_counts(sock)[0] - self.received) if sock is not None else 0
 
     def _counts(self) -> tuple[int, int]:
         sock = self.socket

@@ -132,6 +132,10 @@ class Farewell:
             return True
         if connection.elsewhere:
             return True  # the process that has it knows
+        fd = sock.fileno()
+        # Looked at first: it lets go of the interpreter, and what the handler's thread does meanwhile is told by the
+        # rest.
+        come = (fd >= 0 and ready_now(fd, reading=True)) or connection.unseen > 0
         if not waits_for_peer(sock):
             return False  # the handler is at work, or what it has said is still being taken
         received, moved = connection.received, connection.received + connection.sent
@@ -141,12 +145,11 @@ class Farewell:
         self._moved[connection.id] = moved, since
         if now - since >= QUIET:
             return True
-        fd = sock.fileno()
-        if fd >= 0 and ready_now(fd, reading=True):
-            return False  # something has come that its handler has not seen yet: perhaps half a message
+        if come:
+            return False  # something that its handler has not seen yet: perhaps half a message
         if getattr(sock, "asked", None) is not None:
             return bool(received <= sock.whole)
-        return not received or _has_answered(sock)
+        return connection.silent or _has_answered(sock)
 
 
 class Teller(threading.Thread):

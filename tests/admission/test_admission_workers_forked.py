@@ -22,6 +22,8 @@ from jackfield.admission.shared import SharedAdmission
 from jackfield.admission.turns import PATIENCE, FileLocks
 from jackfield.limits import Limits
 
+pytestmark = pytest.mark.slow
+
 PEERS = [("192.0.2.7", 1), ("192.0.2.8", 1), ("2001:db8::1", 1, 0, 0), ("2001:db8::2", 1, 0, 0)]
 SOMEBODY, OTHER = PEERS[0], PEERS[1]
 CAP, CAP_OF = 7, 3

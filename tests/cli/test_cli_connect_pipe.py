@@ -18,6 +18,8 @@ from cli_support import ENVIRONMENT, PROGRAM, SECONDS, Upper, UpperDatagram, acc
 
 from ports import closed_port, port_to_bind
 
+pytestmark = pytest.mark.slow
+
 EVERY_BYTE = bytes(range(256)) * 4
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from cli_support import Upper, UpperDatagram, accepting, only_line, run, serving
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("scheme", ["tcp", "udp", "unix", "unixgram"])
 def test_what_is_expected_comes(scheme: str, tmp_path: Path) -> None:

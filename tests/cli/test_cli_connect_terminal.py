@@ -22,6 +22,8 @@ import pytest
 from cli_support import ENVIRONMENT, PROGRAM, SECONDS, Upper, UpperDatagram, accepting, serving
 from screen import Screen
 
+pytestmark = pytest.mark.slow
+
 ROWS, COLUMNS = 10, 60
 UP, LEFT, CONTROL_C, CONTROL_D = "\x1b[A", "\x1b[D", "\x03", "\x04"
 

@@ -30,6 +30,8 @@ from jackfield.cli.arguments import UsageError
 from jackfield.cli.nftables import HELD, rule_set
 from jackfield.limits import Limits
 
+pytestmark = pytest.mark.slow
+
 BOTH = ["tcp://:9999", "udp://:9999"]
 SYN = "tcp flags & (fin | syn | rst | ack) == syn ct state new goto streams"
 

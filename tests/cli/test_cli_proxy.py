@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from cli_support import Server, only_line, run
 
+pytestmark = pytest.mark.slow
+
 HANDLER = """
 from jackfield import BaseRequestHandler
 

@@ -22,6 +22,8 @@ from cli_support import ENVIRONMENT, PROGRAM, SECONDS, Server
 
 from jackfield.tls import self_signed
 
+pytestmark = pytest.mark.slow
+
 MODES = ["serial", "thread", "process", "green", "async"]
 LOOPBACK = ["-b", "127.0.0.1:0"]
 EVERYBODY = "127.0.0.0/8\n"

@@ -18,6 +18,8 @@ from cli_support import ENVIRONMENT, PROGRAM, SECONDS, Server, answer, only_line
 
 from jackfield.tls import self_signed
 
+pytestmark = pytest.mark.slow
+
 MODES = ["serial", "thread", "process", "green", "async"]
 LOOPBACK = ["-b", "127.0.0.1:0"]
 

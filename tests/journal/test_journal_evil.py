@@ -20,6 +20,8 @@ from jackfield.journal.tallies import BURST
 from jackfield.testing import ManualClock
 from jackfield.testing.clients import connect
 
+pytestmark = pytest.mark.slow
+
 NUMBER = 300
 SOON = 20.0
 EVIL = (

@@ -15,6 +15,8 @@ from jackfield.journal import escaping
 from jackfield.journal.escaping import cut, escape, fit, one_line, said, size
 from jackfield.journal.tracebacks import INDENT, MOST_ERRORS, MOST_PARTS, traceback_lines
 
+pytestmark = pytest.mark.slow
+
 KIND = "errors of the test"
 
 

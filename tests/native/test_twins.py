@@ -15,6 +15,8 @@ from jackfield import run
 from jackfield.reactor import cooperative, pure
 from jackfield.reactor.twin import native
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 
 # pytest's own helper for tests of fixtures, and the fixture of ours that is tested.

@@ -148,6 +148,42 @@ def test_half_a_message_is_not_torn(mode: str) -> None:
 
 
 @pytest.mark.parametrize("mode", HERE)
+@pytest.mark.parametrize("kind", ["plain", "proxied", "tls"])
+def test_what_the_kernel_has_got_and_what_was_taken_are_one_figure(mode: str, kind: str) -> None:
+    """A thread that has taken half a message, and has yet to wait for the interpreter to know of it, would not be told
+    from one that waits for a message otherwise."""
+    tls = self_signed() if kind == "tls" else None
+    with Server(talk(mode), TCP, mode=mode, tls=tls, proxy_protocol=kind == "proxied") as server:
+        with clients(server, 1) as (client,):
+            if kind == "proxied":
+                client.sendall(b"PROXY TCP4 192.0.2.7 192.0.2.1 4711 80\r\n")
+            if kind == "tls":
+                client = ssl._create_unverified_context().wrap_socket(client)
+            for _ in range(3):
+                assert say(client, b"hello\n") == b"HELLO\n"
+                (connection,) = server.connections
+                assert connection.unseen == 0
+            if mode == "thread" and kind == "plain":
+                connection.socket.received -= 1
+                assert connection.unseen == 1, "the broken case: one that was taken, and is not counted"
+            leave(client)
+
+
+@pytest.mark.parametrize("mode", SEVERAL)
+def test_who_has_sent_a_proxy_header_and_nothing_else_is_told_at_once(
+    mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(draining, "QUIET", 1000.0)  # so long it would be waited for, were anything under way
+    server = Server(talk(mode), TCP, mode=mode, proxy_protocol=True).start()
+    with clients(server, 1) as (client,):
+        client.sendall(b"PROXY TCP4 192.0.2.7 192.0.2.1 4711 80\r\n")
+        until(lambda: [one.peer[0] for one in server.connections] == ["192.0.2.7"] or mode == "process")
+        server.stop(2 * SOON)
+        assert read_line(client) == b"goodbye\n"
+        assert server.wait_stopped(SOON)
+
+
+@pytest.mark.parametrize("mode", HERE)
 def test_a_message_that_stays_half_is_given_up(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(draining, "QUIET", 0.2)
     server = Server(talk(mode), TCP, mode=mode).start()

@@ -88,8 +88,10 @@ class Entry:
         if parser.header is None:
             return False
         while taken:
-            # Past the socket's own bookkeeping: nobody waits on it yet, and it does not know where that will be.
-            taken -= len(_Raw.recv(sock, taken))
+            # Past the socket's own waiting: nobody waits on it yet, and it does not know where that will be.
+            part = len(_Raw.recv(sock, taken))
+            sock.received += part
+            taken -= part
         self._introduce(connection, sock, parser.header)
         self._guard.deadlines.established(connection, sock.received)
         return True
