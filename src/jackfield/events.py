@@ -116,6 +116,10 @@ class Publisher:
 
         return unsubscribe
 
+    def fall_silent(self) -> None:
+        """Tell nobody any more: in a forked process, whose parent tells what happens there."""
+        self._subscribers = ()
+
     def publish(self, event: Event) -> None:
         """Tell everybody who wants to know."""
         for entry in self._subscribers:

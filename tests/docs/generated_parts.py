@@ -13,11 +13,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jackfield import supervisor
 from jackfield.cli.app import build_parser
 from jackfield.cli.configuration import keys_of_serve
 from jackfield.cli.configuration.values import toml_text
 from jackfield.lifecycle import CONNECTION_MOVES, MOVES
+from jackfield.supervisor import life
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference.md"
 
@@ -71,7 +71,7 @@ def keys() -> str:
 PARTS = {
     "states": lambda: drawn(MOVES),
     "connections": lambda: drawn(CONNECTION_MOVES),
-    "workers": lambda: drawn(supervisor.life.MOVES),
+    "workers": lambda: drawn(life.MOVES),
     "flags": flags,
     "keys": keys,
 }

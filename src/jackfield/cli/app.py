@@ -41,6 +41,7 @@ __all__ = ["build_parser", "main"]
 COMMANDS = {
     "serve": "serve a handler class, or the upper-case echo",
     "connect": "talk to a server: a client on a terminal, a byte pipe elsewhere",
+    "ctl": "ask a running server how it is, and tell it what to do",
     "check": "look at a configuration as serve would, without serving",
     "init": "write a file for what stands around a server, such as a packet filter",
 }

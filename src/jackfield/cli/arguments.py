@@ -165,12 +165,14 @@ def address(text: str) -> Any:
     return typed(parse_address, text)
 
 
-def count(least: int) -> Callable[[str], int]:
-    """A flag's whole number of at least `least`."""
+def count(least: int, most: int | None = None) -> Callable[[str], int]:
+    """A flag's whole number of at least `least`, and at most `most`."""
+    span = f"of at least {least}" if most is None else f"from {least} to {most}"
 
     def parse(text: str) -> int:
-        if not (text.isascii() and text.isdigit()) or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
+        is_number = text.isascii() and text.isdigit() and len(text) < 20
+        if not is_number or int(text) < least or (most is not None and int(text) > most):
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number {span}")
         return int(text)
 
     return parse

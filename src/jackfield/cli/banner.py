@@ -72,8 +72,8 @@ class Facts:
         }
 
 
-def banner(servers: Sequence[Facts], color: bool = False) -> str:
-    """The lines for a person, the last of which begins with "Ready"."""
+def banner(servers: Sequence[Facts], color: bool = False, admin: Sequence[str] = ()) -> str:
+    """The lines for a person, the last of which begins with "Ready"; ``admin`` is where the endpoint is."""
     title, python = paint(f"jackfield {__version__}", "bold", color), f"Python {platform.python_version()}"
     first, *more = servers
     target, mode, *name = first.head()
@@ -83,6 +83,8 @@ def banner(servers: Sequence[Facts], color: bool = False) -> str:
         if more:
             lines.append("  ".join(one.head()))
         lines += one.lines(color)
+    at = len(lines) - 1  # above what bounds the last of them
+    lines[at:at] = [f"{INDENT}{'admin':<9}  {paint(escape(_page(one)), 'cyan', color)}" for one in admin]
     lines[-1] = f"{lines[-1]:<{WIDTH - 1}}  pid {os.getpid()}"
     tries = try_text(first.locations[0], first.locations[0] in first.encrypted) if first.locations else ""
     tries = f"   Try: {escape(tries)}" if tries else ""
@@ -91,7 +93,12 @@ def banner(servers: Sequence[Facts], color: bool = False) -> str:
     return "\n".join(lines)
 
 
-def fields(servers: Sequence[Facts]) -> dict[str, Any]:
+def _page(location: str) -> str:
+    """What a browser takes."""
+    return f"http{location[3:]}/" if location.startswith("tcp://") else location
+
+
+def fields(servers: Sequence[Facts], admin: Sequence[str] = ()) -> dict[str, Any]:
     """The same for a program: what one server is beside the rest, and where there are several, each in ``servers``;
     ``listeners`` are those of all."""
     first, *more = servers
@@ -103,6 +110,7 @@ def fields(servers: Sequence[Facts]) -> dict[str, Any]:
         "event": "ready",
         "version": __version__,
         **own,
+        **({"admin": [_page(one) for one in admin]} if admin else {}),
         "pid": os.getpid(),
         "python": platform.python_version(),
         "ready_ms": first.milliseconds,

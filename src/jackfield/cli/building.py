@@ -233,6 +233,10 @@ def make_server(bound: Bound) -> tuple[Server, argparse.Namespace]:
     )
     with naming_origins(options):
         _refuse_idle_flags(options, server.mode)
+    if getattr(options, "access_log", None):
+        from jackfield.cli.accesslog import log_access  # late: few want one
+
+        log_access(server)
     return server, options
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from jackfield.cli import limits, privileges, readiness, workers
+from jackfield.cli import limits, overview, privileges, readiness, workers
 from jackfield.cli.arguments import DEFAULT_ADDRESS, Switch, address, count, duration
 
 __all__ = ["add_flags"]
@@ -87,6 +87,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     workers.configure_reload(parser)
     privileges.configure(parser)
     readiness.configure(parser)
+    overview.configure(parser)
 
     logs = parser.add_argument_group("logs")
     logs.add_argument(

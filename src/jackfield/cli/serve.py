@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import signal
 import sys
 import time
 from functools import partial
@@ -89,6 +90,7 @@ def _run(configured: Configured, plan: privileges.Plan) -> int:
     from jackfield.cli.building import bind_all, make_servers, start_all
     from jackfield.cli.configuration import reread
     from jackfield.cli.logs import quiet_below_warning
+    from jackfield.cli.overview import Overview
     from jackfield.cli.stopping import AskedToStop, StopSignals
     from jackfield.cli.supervising import serve_with_workers
     from jackfield.cli.target import TargetError
@@ -100,9 +102,10 @@ def _run(configured: Configured, plan: privileges.Plan) -> int:
         try:
             waiting = stack.enter_context(readiness.Readiness(process.pid, process.ready_fd))
             bound = bind_all(configured.servers, stack)
+            overview = Overview(process, stack, process.name or configured.servers[0].target or "echo")
             plan.carry_out(bound)
+            announce = partial(_announce, process, bound, admin=overview.locations)
             if wants_workers(process):
-                announce = partial(_announce, process, bound)
                 return serve_with_workers(configured, bound, waiting, announce, signals.hold)
             servers = make_servers(bound)
             waiting.watch(servers)
@@ -114,7 +117,7 @@ def _run(configured: Configured, plan: privileges.Plan) -> int:
             raise
         with quiet_below_warning("jackfield.server"):  # what it would say now, the announcement says better
             start_all(servers)
-        _announce(process, bound, [asdict(server.info()) for server in servers])
+        announce([asdict(server.info()) for server in servers])
         waiting.ready(servers)
 
         def reload() -> str:
@@ -122,12 +125,26 @@ def _run(configured: Configured, plan: privileges.Plan) -> int:
             configured = reread(configured, servers)
             return "; ".join(str(server.reload()) for server in servers)
 
-        return signals.serve_until_stopped(servers, waiting.reloading(reload), waiting.stopping)
+        reload_all = waiting.reloading(reload)
+        overview.attend(servers, stack, reload_all, _stop, lambda: _rows_of(configured))
+        return signals.serve_until_stopped(servers, reload_all, waiting.stopping)
+
+
+def _rows_of(configured: Configured) -> list[dict[str, Any]]:
+    from jackfield.cli.configuration.printing import rows_of
+
+    return rows_of(configured)
+
+
+def _stop() -> None:
+    """As a service manager would have it."""
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _announce(
-    options: argparse.Namespace, bound: Sequence[Bound], servers: Sequence[dict[str, Any]], workers: int = 0
-) -> None:
+    options: argparse.Namespace, bound: Sequence[Bound], servers: Sequence[dict[str, Any]], workers: int = 0,
+    admin: Sequence[str] = (),
+) -> None:  # fmt: skip
     import logging
 
     from jackfield.cli.banner import banner, fields, is_open_to_all
@@ -147,10 +164,10 @@ def _announce(
                 plain,
             )
     if options.log_format == "json" or options.log_file:
-        log.info("ready", extra={"fields": fields(all_facts)})
+        log.info("ready", extra={"fields": fields(all_facts, admin)})
     if options.log_format == "text" and not options.quiet:
         with contextlib.suppress(OSError):  # the terminal, or whoever read it, has gone away: that is no end of serving
-            print(banner(all_facts, wants_color(sys.stderr, options.color)), file=sys.stderr, flush=True)
+            print(banner(all_facts, wants_color(sys.stderr, options.color), admin), file=sys.stderr, flush=True)
 
 
 def _facts(options: argparse.Namespace, server: dict[str, Any], seconds: float, workers: int) -> Facts:

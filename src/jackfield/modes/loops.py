@@ -12,6 +12,7 @@ import select
 import signal
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
@@ -42,6 +43,11 @@ class Loop(Protocol):
 
     def wake(self) -> None:
         """End the turn that is waiting, or the next one. From any thread, task or signal handler."""
+        ...
+
+    def ask(self, then: Callback) -> None:
+        """Have ``then()`` called on the thread that waits, as soon as it turns. From any thread; never, where the loop
+        is closed before. It must neither wait nor raise."""
         ...
 
     def close(self) -> None: ...
@@ -109,7 +115,8 @@ class PollLoop:
         self._ready: dict[int, Callback] = {}
         self._pipe = _SignalPipe()
         self._pipe.listen()
-        self._woken = self._pipe.empty
+        self._asked: deque[Callback] = deque()
+        self._woken = self._wake_up
         self.watch(self._pipe.reading, self._woken)
 
     def watch(self, fd: int, ready: Callback) -> None:
@@ -137,6 +144,15 @@ class PollLoop:
             os.write(self._pipe.writing, b"\0")
         except (BlockingIOError, OSError):
             pass  # full of wake-ups already, or closed: nobody waits
+
+    def ask(self, then: Callback) -> None:
+        self._asked.append(then)
+        self.wake()
+
+    def _wake_up(self) -> None:
+        self._pipe.empty()
+        while self._asked:
+            self._asked.popleft()()
 
     def close(self) -> None:
         self._pipe.close()
@@ -250,6 +266,10 @@ class GreenLoop:
         except RuntimeError:
             if not self._loop.is_closed():
                 raise
+
+    def ask(self, then: Callback) -> None:
+        with contextlib.suppress(RuntimeError):  # the host loop is closed
+            self._loop.call_soon_threadsafe(then)
 
     def _end_wait(self) -> None:
         wait = self._wait

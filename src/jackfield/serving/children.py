@@ -97,6 +97,7 @@ class Children:
         assert self._units is not None and self._guard is not None
         connections = self._guard.connections
         self._units.forget()
+        self._guard.events.fall_silent()  # the parent is told by this process's exit code, and tells
         self._failures.count = 0  # the parent has counted its own; this process's exit code tells of its handler
         for listener in self._listeners:
             if listener.socket is not own:

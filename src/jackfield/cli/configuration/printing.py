@@ -15,7 +15,7 @@ from jackfield.cli.configuration.resolving import Configured
 from jackfield.cli.configuration.values import toml_text, value_of_file
 from jackfield.cli.text import escape
 
-__all__ = ["as_json", "as_toml"]
+__all__ = ["as_json", "as_toml", "rows_of"]
 
 #: What the help of a flag says of a default that the library knows and the command line does not.
 _DEFAULT = re.compile(r"\(default:? ([^;)]*)")
@@ -52,6 +52,17 @@ def as_json(configured: Configured) -> str:
         "servers": [of(options, True) for options in configured.servers],
     }
     return json.dumps(shown, indent=2)
+
+
+def rows_of(configured: Configured) -> list[dict[str, Any]]:
+    """Every value that is not left to the library, as rows: ``server`` is None for what is about the process."""
+    parser, keys = keys_of_serve()
+    rows = []
+    for number, options in [(None, configured.process), *enumerate(configured.servers)]:
+        for key in keys:
+            if key.of_server is (number is not None) and (text := _toml(parser, key, options)) is not None:
+                rows.append({"server": number, "key": key.name, "value": text, "origin": str(_origin(key, options))})
+    return rows
 
 
 def _origin(key: Key, options: argparse.Namespace) -> Origin:
