@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from supervised import MODES, Supervised, children, cpu_seconds, descriptors, session, state, until
 
+from jackfield.supervisor.policy import BURST
+
 pytestmark = pytest.mark.slow
 
 # -- a worker that dies ----------------------------------------------------------------------------------------------
@@ -46,9 +48,8 @@ def test_nobody_is_refused_while_the_only_worker_is_replaced(tmp_path: Path) -> 
         assert program.end() == 0
 
 
-def test_one_that_had_a_client_is_replaced_at_once_however_often(tmp_path: Path) -> None:
-    """What was of use is no crash loop: eight deaths of the only worker, within few seconds, end nobody. It shows that
-    it has had a client a quarter of a second later, long before its next sign of life."""
+def test_deaths_of_workers_that_had_a_client_end_nobody(tmp_path: Path) -> None:
+    """What was of use is no reason to give up: eight deaths of the only worker, within few seconds, end nobody."""
     with Supervised(tmp_path, "thread", workers=1) as program:
         for _ in range(8):
             # A list of children may miss one while another goes (proc(5)).
@@ -61,6 +62,33 @@ def test_one_that_had_a_client_is_replaced_at_once_however_often(tmp_path: Path)
         assert "Giving up" not in program.log and program.log.count(" died after ") == 8, program.log
         assert program.ask("say on") == "on"
         assert program.end() == 0
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_a_client_that_ends_each_worker_it_comes_to_does_not_have_it_fork_without_end(
+    workers: int, tmp_path: Path
+) -> None:
+    """It comes again at once. Ten forks in four seconds at most, those of the start among them, as where none can live;
+    the first of them without a pause; and nobody gives up."""
+    with Supervised(tmp_path, "thread", workers=workers) as program:
+        began, first = time.monotonic(), cpu_seconds(program.pid)
+        seen: set[int] = set()
+        deaths = 0
+        while time.monotonic() - began < 4:
+            with program.client() as client:
+                client.tell("kill 9")
+                client.socket.settimeout(max(0.01, 4 - (time.monotonic() - began)))
+                with contextlib.suppress(TimeoutError):
+                    deaths += client.hear() is None
+            seen.update(children(program.pid))
+        assert len(seen) <= 10, (seen, program.log)
+        assert deaths >= BURST, "it was there at once a few times"
+        assert cpu_seconds(program.pid) - first < 1.0, "ten per cent of a processor would be 0.4 s; forks cost more"
+        program.logged(r"ERROR .*: workers die too often: from now on one is replaced every 3 s")
+        assert program.ask("say on") == "on"
+        assert program.end() == 0
+        assert program.log.count("workers die too often") == 1 and "Giving up" not in program.log
+        assert re.search(r"died after .* by SIGKILL, with 1 connection$", program.log, re.MULTILINE), program.log
 
 
 def _since(pid: int) -> float:

@@ -34,8 +34,10 @@ class Member:
         self.due: float | None = None
         #: Why it could not begin, in its own words.
         self.failure: str | None = None
-        #: Called when it was reaped.
-        self.on_gone: Callable[[], object] = lambda: None
+        #: Called when it was reaped: how many connections it had.
+        self.on_gone: Callable[[], int] = lambda: 0
+        #: The same from then on.
+        self.died_with = 0
         #: Seconds that its connections have when it retires, where that is for it to say.
         self.patience: float | None = None
         #: Whether its end was asked for: nobody wonders at it.
@@ -127,7 +129,7 @@ class Member:
         self.move(WorkerState.GONE)
         self._board.give_back(self._row)
         self.let_go()
-        self.on_gone()
+        self.died_with = self.on_gone()
         return os.waitstatus_to_exitcode(status)
 
     def _end_group(self) -> None:

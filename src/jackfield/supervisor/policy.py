@@ -17,6 +17,13 @@ LONGEST_DELAY = 30.0
 #: How many of them in a row, beyond one for each place, end the supervisor, if no other worker serves.
 GIVE_UP_AFTER = 5
 
+#: Deaths of workers that had been of use: so many in a row are replaced at once, or one for each place where there are
+#: more, and beyond that one every so many seconds. A client that ends each worker that it comes to would otherwise have
+#: the machine do nothing but fork. Between systemd, which gives up after 5 starts in 10 s (StartLimitBurst=), and
+#: gunicorn and nginx, which fork without a pause. It is no reason to give up: between two deaths somebody was served.
+BURST = 5
+PACE = 3.0
+
 #: A worker that is replaced for its age, memory or connections is so within this part of the limit: not all at once.
 JITTER = 0.1
 
@@ -27,25 +34,43 @@ class Restarts:
     def __init__(self) -> None:
         self._early = 0
         self.delay = 0.0
+        self._places = 1
+        #: When all deaths will be forgotten: one each :data:`PACE` seconds (the generic cell rate algorithm, ITU-T
+        #: I.371, as of a bucket that is full again then).
+        self._forgotten_at = 0.0
+        #: Whether they have died faster than that since all was well.
+        self.too_often = False
 
     @property
     def early(self) -> bool:
         """Whether the last that died could not live."""
         return self._early > 0
 
-    def died(self, lived: float, accepted: int, places: int = 1) -> float:
+    def died(self, now: float, lived: float, accepted: int, places: int = 1, missing: int = 1) -> float:
         """One of the workers for so many ``places`` has died that nobody had told to, ``lived`` seconds after its
-        start; the seconds until another may take its place: none after one that was of use."""
+        start, and so many are ``missing`` with it; the seconds until another may take its place."""
+        self._places = places
+        self.too_often = self.too_often and self._forgotten_at > now
+        most = PACE * (max(BURST, places) + places)
+        self._forgotten_at = min(max(self._forgotten_at, now) + PACE, now + most)
         if accepted or lived >= EARLY:
             self.lives()
-            return 0.0
+            pause = self.pause(now, missing)
+            self.too_often = self.too_often or pause > 0
+            return pause
         self._early += 1
         beyond = min(max(0, self._early - 1 - places), 20)
         self.delay = min(LONGEST_DELAY, FIRST_DELAY * 2.0**beyond) if self._early > 1 else 0.0
-        return self.delay
+        return self.delay or self.pause(now, missing)
+
+    def pause(self, now: float, missing: int = 1) -> float:
+        """The seconds until one of so many ``missing`` may be started, as those that were of use die too fast; 0 where
+        they do not."""
+        free = PACE * (max(BURST, self._places) + max(1, missing) - 1)
+        return max(0.0, self._forgotten_at - now - free)
 
     def lives(self) -> None:
-        """A worker has had a connection, or lived for long: whatever there was is over."""
+        """A worker has had a connection, or lived for long: it is not so that none can live."""
         self._early, self.delay = 0, 0.0
 
     def hopeless(self, places: int, serving: int) -> bool:

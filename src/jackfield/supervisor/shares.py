@@ -32,12 +32,15 @@ class Shares:
                          self._ledgers[0].slots)  # fmt: skip
         return None
 
-    def give_back(self, slot: int | None) -> None:
-        """Its worker is gone, however it went: nothing of its own is counted any more."""
-        if slot is not None:
-            for ledger in self._ledgers:
-                ledger.clear(slot)
-            self._free.append(slot)
+    def give_back(self, slot: int | None) -> int:
+        """Its worker is gone, however it went: nothing of its own is counted any more. How many connections it had."""
+        if slot is None:
+            return 0
+        had = sum(int(ledger.live[slot]) for ledger in self._ledgers)
+        for ledger in self._ledgers:
+            ledger.clear(slot)
+        self._free.append(slot)
+        return had
 
     def seats(self, slot: int | None) -> Sequence[Seat]:
         """In the worker: its seats, in the order of the servers."""

@@ -19,7 +19,7 @@ from .errands import Errands
 from .life import WorkerState
 from .member import Member, describe_exit
 from .nursery import Nursery
-from .policy import EARLY, Recycling, Restarts
+from .policy import EARLY, PACE, Recycling, Restarts
 from .rollover import Rollover
 from .worker import GIVE_UP, Worker
 
@@ -227,7 +227,7 @@ class Supervisor(Errands):
         missing = self._missing()
         now = time.monotonic()
         if missing > 0 and now >= self._not_before:
-            for _ in range(missing):
+            for left in range(missing - 1, -1, -1):
                 try:
                     self._spawn()
                 except StartError as error:
@@ -238,6 +238,9 @@ class Supervisor(Errands):
                 if self._restarts.early:
                     # One at a time, while it is not known whether any can live.
                     self._not_before = now + self._restarts.delay
+                    return
+                if pause := self._restarts.pause(now, left) if left else 0.0:
+                    self._not_before = now + pause
                     return
         rolling = self._rolling()
         spare = [one for one in self.members if one.takes_clients and one not in rolling]
@@ -331,13 +334,14 @@ class Supervisor(Errands):
         """It was reaped: what is to follow from that."""
         self.members.remove(member)
         self._worn.pop(member.number, None)
-        connections = member.shown.connections
+        # Counted by itself as they came; its board is of its last sign of life, which it may not have come to.
+        connections = member.died_with or member.shown.connections
         if member.told or self.stopping:
             if code and member.has_served:
                 _log.warning("%s ended by %s", member, describe_exit(code))
             return
         why = member.failure or describe_exit(code)
-        lost = f", with {connections} connections" if connections else ""
+        lost = f", with {connections} connection{'s' * (connections != 1)}" if connections else ""
         if member in self._rolling():
             return  # that is the rollover's affair
         _log.error("%s died after %.1f s, by %s%s", member, time.monotonic() - member.since, why, lost)
@@ -358,8 +362,12 @@ class Supervisor(Errands):
         now = time.monotonic()
         if any(one.since > self._last_early and self._is_well(one, now) for one in self.members):
             self._restarts.lives()
-        delay = self._restarts.died(now - member.since, member.shown.accepted, self.workers)
+        was_told = self._restarts.too_often
+        served = member.shown.accepted + member.died_with
+        delay = self._restarts.died(now, now - member.since, served, self.workers, self._missing())
         self._not_before = now + delay
+        if self._restarts.too_often and not was_told:
+            _log.error("workers die too often: from now on one is replaced every %g s", PACE)
         if self._restarts.early:
             self._last_early = now
         serving = sum(one.state is WorkerState.SERVING for one in self.members)
