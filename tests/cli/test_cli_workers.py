@@ -30,6 +30,16 @@ def test_it_serves_and_stops(mode: str) -> None:
         socket.create_connection(("127.0.0.1", int(server.address.rpartition(":")[2])))
 
 
+@pytest.mark.parametrize("words", [[], ["-w", "2"]])
+def test_the_command_itself_has_no_threads_that_a_fork_would_lose(words: list[str]) -> None:
+    """So nothing is said of them: see tests/server/test_server_bystanders.py."""
+    with Server("-k", "process", *words, "-b", "127.0.0.1:0") as server:
+        for _ in range(4):
+            assert answer(server.address, data=b"hello\n") == b"HELLO"
+        assert server.end() == 0
+    assert not [line for line in server.said if "threads" in line], server.said
+
+
 def test_each_flag_has_its_bounds(tmp_path: Path) -> None:
     for flag, value in (("-w", "0"), ("-w", "some"), ("--worker-timeout", "soon"), ("--worker-max-accepts", "0")):
         done = run("serve", flag, value)

@@ -118,7 +118,7 @@ class StopSignals:
         reloads = Reloads(reload or (lambda: [server.reload() for server in servers]))
         terminal = Terminal(self._old[signal.SIGHUP])
         watchers = [threading.Thread(target=self._tell_when_stopped, args=(server, servers), daemon=True,
-                                     name="stopped") for server in servers]  # fmt: skip
+                                     name="jackfield-stopped") for server in servers]  # fmt: skip
         self._running = len(watchers)
         for watcher in watchers:
             watcher.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 from collections.abc import Callable, Iterable
@@ -15,6 +16,12 @@ from ..endings import Failures, exit_code, reason_of_exit
 from ..events import Reason
 from ..guard import Guard
 from ..modes import Loop, Processes, let_term_in
+from .bystanders import Bystanders
+
+_log = logging.getLogger("jackfield.process")
+
+#: Names of threads that one line has at most.
+_MOST_NAMES = 5
 
 
 class Children:
@@ -40,6 +47,8 @@ class Children:
         self._sockets: dict[int, Any] = {}
         self._listeners: Iterable[Listener] = ()
         self._guard: Guard | None = None
+        #: None once it was told that there are some.
+        self._bystanders: Bystanders | None = Bystanders()
 
     def open_units(self, loop: Loop, listeners: Iterable[Listener], guard: Guard) -> Processes:
         """What runs the handlers; ``listeners`` and the connections of ``guard`` are the parent's, closed in each
@@ -56,6 +65,14 @@ class Children:
     def fork(self, work: Callable[[], None], own: Any) -> int:
         """Run ``work()`` in a child that holds no socket of the server's but ``own``; its pid."""
         assert self._units is not None
+        if self._bystanders is not None and (names := self._bystanders.look()):
+            self._bystanders = None
+            more = ", …" if len(names) > _MOST_NAMES else ""
+            _log.warning(
+                "this process has other threads (%s%s) and forks: in a child they are gone, and what they had locked "
+                "stays locked (fork(2)); start them in the handler, or serve with mode thread",
+                ", ".join(names[:_MOST_NAMES]), more,
+            )  # fmt: skip
         return self._units.fork(self._in_child, (work, own), holds_term=True)
 
     def tell(self, connection: Connection) -> None:
