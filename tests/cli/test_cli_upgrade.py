@@ -101,6 +101,36 @@ def test_a_new_process_takes_over_and_nobody_is_lost(app: Path) -> None:
         assert not path.exists() and not pid_file.exists()
 
 
+def listening(address: str) -> set[str]:
+    """The sockets that listen on its port (proc(5), /proc/net/tcp; 0A is TCP_LISTEN)."""
+    port = int(address.rpartition(":")[2])
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return {row[9] for row in rows if row[3] == "0A" and row[1].endswith(f":{port:04X}")}
+
+
+def test_sockets_of_workers_of_their_own_are_taken_over_too(app: Path) -> None:
+    """``--reuse-port``: each worker has one, which the supervisor hands on, however many workers the new one has."""
+    (app / "jackfield.toml").write_text("workers = 3")
+    with Server("chat:Handler", "--reuse-port", "-b", "127.0.0.1:0", cwd=app) as server:
+        (address,) = server.addresses
+        sockets = listening(address)
+        assert len(sockets) == 3
+        (app / "jackfield.toml").write_text("workers = 2")
+        server.process.send_signal(signal.SIGUSR2)
+        until(lambda: asked_anew(address)[1] != server.process.pid)
+        assert server.process.wait(SECONDS) == 0
+        new = asked_anew(address)[1]
+        try:
+            assert listening(address) == sockets, "none was closed, none was opened"
+            assert {asked_anew(address) for _ in range(60)} == {("one", new)}
+        finally:
+            os.kill(new, signal.SIGTERM)
+            until(lambda: is_gone(new))
+        server.wait()
+        assert not listening(address)
+        assert [line for line in server.said if "listening" in line] == [f"  listening  {address}"] * 2, server.said
+
+
 def test_an_upgrade_that_fails_leaves_the_old_one_serving(app: Path) -> None:
     with Server("chat:Handler", "-w", "2", "-b", "127.0.0.1:0", cwd=app) as server:
         (app / "chat.py").write_text("not Python at all")

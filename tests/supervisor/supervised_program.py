@@ -36,7 +36,8 @@ import jackfield
 from jackfield import AsyncRequestHandler, Server, draining
 from jackfield.door import Listener, open_listeners
 from jackfield.socketserver import StreamRequestHandler
-from jackfield.supervisor import Asked, Recycling, Supervisor
+from jackfield.supervisor import Asked, Recycling, Supervisor, Worker
+from jackfield.supervisor.places import open_places
 
 # Who waits for an answer is waited for, however long it is quiet meanwhile.
 draining.QUIET = 1000.0
@@ -125,7 +126,7 @@ class AsyncHandler(AsyncRequestHandler[Any]):
                 await self.request.sendall(answer.encode() + b"\n")
 
 
-def make_servers(mode: str, plan: Path, listeners: list[Listener], graceful_timeout: float) -> list[Server]:
+def make_servers(mode: str, plan: Path, worker: Worker, graceful_timeout: float) -> list[Server]:
     word, _, seconds = plan.read_text().strip().partition(" ")
     if word == "raise":
         raise RuntimeError("it is not well\nat all")
@@ -136,10 +137,10 @@ def make_servers(mode: str, plan: Path, listeners: list[Listener], graceful_time
             time.sleep(0.01)
     servers = [
         Server(
-            AsyncHandler if mode == "async" else Handler, listener, mode=mode,
+            AsyncHandler if mode == "async" else Handler, *worker.its_own([listener]), mode=mode,
             graceful_timeout=float(seconds or graceful_timeout),
         )
-        for listener in listeners
+        for listener in listening
     ]  # fmt: skip
     if word == "die":
         def die() -> None:
@@ -162,8 +163,8 @@ def main() -> int:
         listening.extend(open_listeners(address))
     recycling = Recycling(**given.pop("recycling", {}))
     supervisor = Supervisor(
-        lambda worker: make_servers(mode, plan, listening, graceful_timeout), listening, servers=len(listening),
-        recycling=recycling, **given,
+        lambda worker: make_servers(mode, plan, worker, graceful_timeout),
+        [*listening, *open_places(listening, given["workers"])], servers=len(listening), recycling=recycling, **given,
     )  # fmt: skip
     supervisor.on_ready = lambda: print(*[listener.location for listener in listening], flush=True)
     supervisor.on_reloaded = lambda worked: print(f"reloaded {worked}", flush=True)
@@ -175,7 +176,7 @@ def main() -> int:
             print("not started:", error, flush=True)
             return 3
         finally:
-            for listener in listening:
+            for listener in supervisor.listeners:
                 listener.close()
         print("ended", len(supervisor.members), flush=True)
         return 130 if asked.interrupted else code

@@ -18,6 +18,9 @@ pytestmark = pytest.mark.slow
 
 LOAD = Path(__file__).parents[2] / "benchmarks" / "steady_load.py"
 
+#: A socket for all workers, and one for each.
+SHARED, APART = "tcp://127.0.0.1:0", "tcp://127.0.0.1:0?reuse_port=1"
+
 
 class Load:
     """The load, in a process of its own."""
@@ -43,10 +46,12 @@ class Load:
         self.process.communicate()
 
 
-@pytest.mark.parametrize("mode", ["thread", "green", "async"])
-def test_nobody_else_notices(mode: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("mode", "address"), [("thread", SHARED), ("green", SHARED), ("async", SHARED), ("thread", APART), ("green", APART)]
+)
+def test_nobody_else_notices(mode: str, address: str, tmp_path: Path) -> None:
     killed: dict[int, float] = {}
-    with Supervised(tmp_path, mode, workers=2) as program, Load(program.address, 100) as load:
+    with Supervised(tmp_path, mode, workers=2, addresses=[address]) as program, Load(program.address, 100) as load:
         began = time.monotonic()
 
         def wait(seconds: float) -> None:

@@ -52,7 +52,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     where.add_argument(
         "--reuse-port",
         action=Switch,
-        help="let other processes listen on the same port",
+        help="let other processes listen on the same port; with -w each worker has a socket of its own",
     )
 
     how = parser.add_argument_group("how")

@@ -92,7 +92,7 @@ def _run(configured: Configured, plan: privileges.Plan) -> int:
     from jackfield.cli.logs import quiet_below_warning
     from jackfield.cli.overview import Overview
     from jackfield.cli.stopping import AskedToStop, StopSignals
-    from jackfield.cli.supervising import serve_with_workers
+    from jackfield.cli.supervising import open_places_of, serve_with_workers
     from jackfield.cli.target import TargetError
     from jackfield.cli.workers import wants_workers
 
@@ -103,6 +103,8 @@ def _run(configured: Configured, plan: privileges.Plan) -> int:
             waiting = stack.enter_context(readiness.Readiness(process.pid, process.ready_fd))
             bound = bind_all(configured.servers, stack)
             overview = Overview(process, stack, process.name or configured.servers[0].target or "echo")
+            if wants_workers(process):
+                open_places_of(process, bound, stack)
             plan.carry_out(bound)
             announce = partial(_announce, process, bound, admin=overview.locations)
             if wants_workers(process):

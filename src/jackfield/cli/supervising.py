@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import sys
 from dataclasses import replace
@@ -18,7 +19,27 @@ if TYPE_CHECKING:
     from jackfield.server import Server
     from jackfield.supervisor import Supervisor, Worker
 
-__all__ = ["serve_with_workers"]
+__all__ = ["open_places_of", "serve_with_workers", "workers_of"]
+
+
+def workers_of(options: argparse.Namespace) -> int:
+    """How many there are to be."""
+    from jackfield.supervisor import workers_for
+
+    return workers_for(options.workers or 1)
+
+
+def open_places_of(options: argparse.Namespace, bound: Sequence[Bound], stack: contextlib.ExitStack) -> None:
+    """With ``--reuse-port``, open a socket for each worker; before rights are given up, as all sockets of a port have
+    to be one user's (socket(7)). `stack` closes them."""
+    if not any(one.options.reuse_port or "reuse_port" in str(one.options.bind) for one in bound):
+        return
+    from jackfield.supervisor.places import open_places
+
+    for one in bound:
+        for listener in open_places(one.listeners, workers_of(options)):
+            stack.callback(listener.close)
+            one.listeners.append(listener)
 
 
 def _reload_on_change(supervisor: Supervisor, options: argparse.Namespace, bound: Sequence[Bound]) -> None:
@@ -55,16 +76,16 @@ def serve_with_workers(
     from jackfield.cli.building import make_servers, parts_of
     from jackfield.cli.configuration import reread
     from jackfield.cli.logs import reopen_logs
-    from jackfield.supervisor import Asked, Recycling, Supervisor, Upgrade, workers_for
+    from jackfield.supervisor import Asked, Recycling, Supervisor, Upgrade
 
     options = configured.process
-    locations = [listener.location for one in bound for listener in one.listeners]
+    locations = list(dict.fromkeys(listener.location for one in bound for listener in one.listeners))
 
     def make(worker: Worker) -> Sequence[Server]:
         worker.on_reopen = reopen_logs
         logging.getLogger("jackfield.server").addFilter(_is_no_start)
         try:
-            return make_servers(bound)
+            return make_servers(replace(one, listeners=list(worker.its_own(one.listeners))) for one in bound)
         except Exception as error:
             if trace := getattr(error, "trace", ""):
                 sys.stderr.write(trace)
@@ -81,7 +102,7 @@ def serve_with_workers(
     supervisor = Supervisor(
         make,
         [listener for one in bound for listener in one.listeners],
-        workers=workers_for(options.workers or 1),
+        workers=workers_of(options),
         servers=len(bound),
         graceful_timeout=max(one.options.graceful_timeout for one in bound),
         worker_timeout=options.worker_timeout,

@@ -12,6 +12,7 @@ import os
 import select
 import socket as _socket_std
 from collections.abc import Iterable
+from typing import Any
 
 from ..door import Listener
 from ..door.listener import BACKLOG
@@ -30,15 +31,23 @@ class Ears:
 
     def __init__(self, listeners: Iterable[Listener]) -> None:
         self._paths: dict[Listener, tuple[str, tuple[int, int] | None]] = {}
-        self._listeners = [listener for listener in listeners if not listener.is_datagram]
-        self._names = {listener: listener.socket.getsockname() for listener in self._listeners}
-        for listener in self._listeners:
+        self._listeners: list[Listener] = []
+        self._names: dict[Listener, Any] = {}
+        self.add(listeners)
+        #: Those that cannot hear any more, each with why.
+        self.deaf: dict[Listener, str] = {}
+
+    def add(self, listeners: Iterable[Listener]) -> None:
+        """Look after those as well."""
+        for listener in listeners:
+            if listener.is_datagram:
+                continue
+            self._listeners.append(listener)
+            self._names[listener] = listener.socket.getsockname()
             # Not getsockname(): a path of ours was bound by another name, and renamed when it was ready.
             if (path := listener.address.path) and not path.startswith("@"):
                 path = os.path.abspath(path)
                 self._paths[listener] = path, _inode(path)
-        #: Those that cannot hear any more, each with why.
-        self.deaf: dict[Listener, str] = {}
 
     @property
     def all_deaf(self) -> bool:

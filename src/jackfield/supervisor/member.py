@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Callable
 
+from ..door import Listener
 from ..errors import MisuseError
 from .board import Board, Shown
 from .life import MOVES, WorkerState
@@ -30,6 +31,9 @@ class Member:
         #: When it is to be replaced though it is well.
         self.recycling = recycling
         self.state = WorkerState.STARTING
+        #: Which of so many it is, and the listeners that are its own.
+        self.place = 0
+        self.listeners: frozenset[Listener] = frozenset()
         #: When it is killed if it has not gone on until then; None: never.
         self.due: float | None = None
         #: Why it could not begin, in its own words.

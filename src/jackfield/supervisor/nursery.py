@@ -42,7 +42,7 @@ class Nursery:
     def fork(
         self,
         family: Iterable[Member],
-        begin: Callable[[], object],
+        begin: Callable[[Worker], object],
         *,
         patience: float,
         graceful_timeout: float,
@@ -51,7 +51,7 @@ class Nursery:
         """A new worker, which has begun.
 
         :param family: those that there are: what is held of them is closed in the new process.
-        :param begin: called in the new process, to close what else is the supervisor's alone.
+        :param begin: called in the new process with its worker, to close what else is the supervisor's alone.
         :param patience: seconds without a sign of life after which it is to be killed.
         :raises StartError: there are no descriptors, no memory or no processes left for it.
         """
@@ -87,14 +87,14 @@ class Nursery:
         return member
 
     def _begin(
-        self, family: Iterable[Member], begin: Callable[[], object], slot: int | None, worker: Worker
+        self, family: Iterable[Member], begin: Callable[[Worker], object], slot: int | None, worker: Worker
     ) -> None:
         """In the new process, which nothing leaves: the frames below are the supervisor's."""
         try:
             signal.set_wakeup_fd(-1)
             for other in family:
                 other.let_go()
-            begin()
+            begin(worker)
             worker.seats = self._shares.seats(slot)
             worker.run(self._make_servers)
         except BaseException:

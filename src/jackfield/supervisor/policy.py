@@ -27,6 +27,18 @@ PACE = 3.0
 #: A worker that is replaced for its age, memory or connections is so within this part of the limit: not all at once.
 JITTER = 0.1
 
+#: Seconds between two looks at what the workers show, where that may call for replacing one.
+RECYCLING_STEP = 5.0
+
+#: Seconds before one that is worn out is tried again, when its successor could not begin; and a change to fewer.
+RECYCLING_REST = 60.0
+
+#: Seconds between two tries to start a worker, where the machine has no room for one.
+NO_ROOM = 1.0
+
+#: Seconds from the end of one reload to the beginning of the next, however many are asked for.
+REST = 1.0
+
 
 class Restarts:
     """Counts deaths, and says how long to wait after each."""

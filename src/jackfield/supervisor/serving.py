@@ -14,6 +14,7 @@ from ..door.inheritance import inheritance
 from ..errors import MisuseError
 from ..server import Server
 from .asked import Asked, workers_for
+from .places import open_places
 from .policy import Recycling
 from .supervisor import Supervisor
 from .upgrade import Upgrade
@@ -37,7 +38,8 @@ def serve(
 
     With ``workers``, a number or ``"auto"`` (one for each processor), this process opens the addresses and keeps that
     many others, forked from it, which serve. For ``worker_timeout`` (30 s), ``retire_timeout`` (1 h), ``start_timeout``
-    (60 s) and ``recycling`` see :class:`~jackfield.supervisor.Supervisor`. SIGHUP replaces all of them, SIGTTIN and
+    (60 s) and ``recycling`` see :class:`~jackfield.supervisor.Supervisor`. With ``reuse_port`` each of them has a
+    listening socket of its own. SIGHUP replaces all of them, SIGTTIN and
     SIGTTOU make it one more or one less, and SIGUSR2 has the program started anew, which takes over. It returns in this
     process only; before it is called no threads are to run, as forks do not have them.
 
@@ -54,13 +56,17 @@ def serve(
     with contextlib.ExitStack() as stack:
         wanted: list[Any] = list(addresses) or ["tcp://127.0.0.1:9999"]
         listeners = _open(wanted, binding, stack)
+        count = workers_for(workers)
+        more = open_places(listeners, count)
+        for listener in more:
+            stack.callback(listener.close)
 
         def make(worker: Worker) -> Sequence[Server]:
-            return [Server(handler, *listeners, **options)]
+            return [Server(handler, *worker.its_own(listeners), **options)]
 
         Server(handler, *listeners, **options)  # what is wrong with the options is told here, once
         supervisor = Supervisor(
-            make, listeners, workers=workers_for(workers), recycling=recycling,
+            make, [*listeners, *more], workers=count, recycling=recycling,
             graceful_timeout=options.get("graceful_timeout", 30.0), **of_workers,
         )  # fmt: skip
         supervisor.on_ready = inheritance().ready

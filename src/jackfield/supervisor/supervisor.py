@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from ..door import Listener
@@ -19,7 +20,8 @@ from .errands import Errands
 from .life import WorkerState
 from .member import Member, describe_exit
 from .nursery import Nursery
-from .policy import EARLY, PACE, Recycling, Restarts
+from .places import Places
+from .policy import EARLY, NO_ROOM, PACE, RECYCLING_REST, RECYCLING_STEP, REST, Recycling, Restarts
 from .rollover import Rollover
 from .worker import GIVE_UP, Worker
 
@@ -28,23 +30,11 @@ _log = logging.getLogger("jackfield.supervisor")
 #: Exit codes: asked to stop and stopped; the workers do not live.
 STOPPED, FAILED = 0, 1
 
-#: Seconds from the end of one reload to the beginning of the next, however many are asked for.
-REST = 1.0
-
-#: Seconds between two looks at what the workers show, where that may call for replacing one.
-RECYCLING_STEP = 5.0
-
 #: The same where a process cannot be watched by a descriptor.
 REAPING_STEP = 0.1
 
-#: Seconds before one that is worn out is tried again, when its successor could not begin.
-RECYCLING_REST = 60.0
-
 #: Workers at most, where they become more one by one: a signal that is sent without end is not to fill the machine.
 MOST = 128
-
-#: Seconds between two tries to start a worker, where the machine has no room for one.
-NO_ROOM = 1.0
 
 #: Seconds that a turn may be late before it counts as one in which nothing on this machine, or in this container, ran.
 HELD_UP = 1.0
@@ -100,13 +90,14 @@ class Supervisor(Errands):
         self.listeners = list(listeners)
         self._ears = Ears(self.listeners)
         self.every(ears.STEP, self._look_at_ears)
+        self._places = Places(self.listeners)
         self._nursery = Nursery(make_servers, servers)
         self._restarts = Restarts()
         self._rollovers: list[Rollover] = []
         self._reload: Rollover | None = None
         self._reload_wanted = False
         self._next_reload = 0.0
-        self._not_before = self._last_early = 0.0
+        self._not_before = self._last_early = self._next_narrowing = 0.0
         self._worn: dict[int, float] = {}
         #: Since when signs of life are waited for: before that this process did not run itself.
         self._awake_since = 0.0
@@ -187,31 +178,46 @@ class Supervisor(Errands):
         rollover = Rollover(reason, replaces)
         self._rollovers.append(rollover)
         try:
-            for _ in range(count):
-                rollover.members.append(self._spawn())
+            for number in range(count):
+                rollover.members.append(self._spawn(number))
         except StartError as error:
             rollover.problem = str(error)
         return rollover
 
-    def _spawn(self) -> Member:
+    def _replace(self, member: Member) -> None:
+        """Have another one take its place, and then end it."""
+        rollover = self._roll(f"the replacement of worker {member.number}", 0, [member])
+        try:
+            rollover.members.append(self._spawn(member.place, self._who_take_clients(member)))
+        except StartError as error:
+            rollover.problem = str(error)
+
+    def _who_take_clients(self, but: Member | None = None) -> list[Member]:
+        """Those who are to stay: but one, and those who are to take others' places and have not yet."""
+        rolling = self._rolling()
+        return [one for one in self.members if one.takes_clients and one is not but and one not in rolling]
+
+    def _spawn(self, place: int, others: Iterable[Member] = ()) -> Member:
         """StartError if the machine has no room for one more."""
+        listeners = self._places.of(place, self.workers, others)
         member = self._nursery.fork(
-            self.members, self._begin_worker,
+            self.members, partial(self._begin_worker, listeners),
             patience=self.worker_timeout, graceful_timeout=self.graceful_timeout, recycling=self.recycling,
         )  # fmt: skip
+        member.place, member.listeners = place, listeners
         member.due = member.since + self.start_timeout
         self.members.append(member)
         return member
 
-    def _begin_worker(self) -> None:
+    def _begin_worker(self, listeners: frozenset[Listener], worker: Worker) -> None:
         """In the new process: close what is the supervisor's alone."""
         self.close_in_child()
+        worker.its_own = self._places.for_worker(listeners)
         self.in_worker()
 
     def _missing(self) -> int:
         """How many more are to take clients; negative if there are too many."""
-        rolling = self._rolling()
-        return self.workers - sum(member.takes_clients and member not in rolling for member in self.members)
+        return self.workers - len(self._who_take_clients())
 
     def _rolling(self) -> set[Member]:
         """Those who are to take the places of others, and have not yet."""
@@ -228,8 +234,9 @@ class Supervisor(Errands):
         now = time.monotonic()
         if missing > 0 and now >= self._not_before:
             for left in range(missing - 1, -1, -1):
+                others = self._who_take_clients()
                 try:
-                    self._spawn()
+                    self._spawn(self._places.free(others), others)
                 except StartError as error:
                     _log.error("%s; tried again every %g s", error, NO_ROOM) if not self._is_full else None
                     self._is_full, self._not_before = True, now + NO_ROOM
@@ -242,12 +249,20 @@ class Supervisor(Errands):
                 if pause := self._restarts.pause(now, left) if left else 0.0:
                     self._not_before = now + pause
                     return
-        rolling = self._rolling()
-        spare = [one for one in self.members if one.takes_clients and one not in rolling]
+        spare = self._who_take_clients()
+        if missing < 0 and self._places:
+            self._narrow(now, spare)
+            return
         # Those that have not begun first, then the newest.
         spare.sort(key=lambda one: one.state is WorkerState.STARTING)
         for member in spare[self.workers :] if missing < 0 else []:
             self._dismiss(member)
+
+    def _narrow(self, now: float, spare: list[Member]) -> None:
+        """Nobody may go alone, as their sockets would be nobody's: fewer take the places of all."""
+        if now >= self._next_narrowing and not any(self._is_replaced(one) for one in spare):
+            self._next_narrowing = now + RECYCLING_REST
+            self._roll("the change to fewer workers", self.workers, spare)
 
     def _dismiss(self, member: Member) -> None:
         """It is not needed any more."""
@@ -285,7 +300,7 @@ class Supervisor(Errands):
         elif member.state is WorkerState.SERVING and not self._is_replaced(member):
             _log.info("%s is replaced: it was sent SIGTERM", member)
             member.patience = 0.0
-            self._roll(f"the replacement of worker {member.number}", 1, [member])
+            self._replace(member)
 
     def _is_well(self, member: Member, now: float) -> bool:
         return member.state is WorkerState.SERVING and (member.shown.accepted > 0 or now - member.since >= EARLY)
@@ -324,7 +339,7 @@ class Supervisor(Errands):
         if reason is not None:
             _log.info("%s is replaced: %s", member, reason)
             self._worn[member.number] = now + RECYCLING_REST
-            self._roll(f"the replacement of worker {member.number}", 1, [member])
+            self._replace(member)
 
     def _retire(self, member: Member) -> None:
         patience = self.retire_timeout if member.patience is None else member.patience
@@ -433,6 +448,10 @@ class Supervisor(Errands):
     def scale(self, workers: int) -> None:
         """Have so many from now on, at least one and at most :data:`MOST`."""
         self.workers = min(max(1, workers), max(MOST, self.workers))
+        self._next_narrowing = 0.0
+        opened = [] if self.stopping else self._places.grow(self.workers)
+        self.listeners += opened
+        self._ears.add(opened)
         _log.info("%d worker%s from now on", self.workers, "" if self.workers == 1 else "s")
 
     def tell_all(self, **message: Any) -> None:

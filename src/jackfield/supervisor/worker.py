@@ -16,6 +16,7 @@ from dataclasses import asdict
 from typing import Any, NoReturn
 
 from ..admission.ledger import Seat
+from ..door import Listener
 from ..errors import JackfieldError
 from ..server import Server
 from .board import Board, Shown
@@ -74,6 +75,8 @@ class Worker:
         self._terminated: float | None = None
         self._is_retired = False
         self._bell = self._rings = self._stacks = -1
+        #: Of listeners that were asked for, those that this worker is to serve.
+        self.its_own: Callable[[Sequence[Listener]], Sequence[Listener]] = lambda listeners: listeners
         #: Called when logs are to be opened again.
         self.on_reopen: Callable[[], object] = lambda: None
 
@@ -153,7 +156,7 @@ class Worker:
             self._link.send(failed=" ".join((f"{error}" if known else f"{type(error).__name__}: {error}").split()))
             return NOT_STARTED
         self._beat()
-        self._link.send(ready=[asdict(server.info()) for server in self._servers])
+        self._link.send(ready=[_facts(server) for server in self._servers])
         self._attend(not watched)
         failed = any(server.state == "failed" for server in self._servers)
         self._beat()
@@ -248,6 +251,12 @@ class Worker:
                 _resident(),
             ),
         )  # fmt: skip
+
+
+def _facts(server: Server) -> dict[str, Any]:
+    """What is told of one; an address of which it has several sockets is one address."""
+    facts = asdict(server.info())
+    return {**facts, "addresses": list(dict.fromkeys(facts["addresses"]))}
 
 
 def _resident() -> int:
