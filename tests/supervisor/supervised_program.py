@@ -3,7 +3,7 @@
 OPTIONS is JSON: what a Supervisor takes, and ``plan``, the path of a file that says what becomes of the workers that
 begin from then on: ``serve``, ``raise``, ``hang`` while it loads, ``die`` right after it is ready, ``late``: only once
 the file says something else; a number after it is the server's ``graceful_timeout``. ``addresses`` are where it
-listens, each with a server of its own.
+listens, each with a server of its own. ``leak`` is how many KiB a process keeps of each client.
 
 It prints its addresses when it is ready, and what came of it at the end. A client sends a line and gets an answer:
 
@@ -80,8 +80,16 @@ def spin_without_end() -> None:
         pass
 
 
+def leak(kib: int) -> None:
+    if kib:
+        kept.append(bytearray(os.urandom(1) * (kib << 10)))
+
+
 class Handler(StreamRequestHandler):
+    leaks = 0
+
     def handle(self) -> None:
+        leak(self.leaks)
         for line in self.rfile:
             word, _, rest = line.decode().strip().partition(" ")
             if word in ("work", "hang", "spin", "block"):
@@ -159,6 +167,7 @@ def main() -> int:
     logging.basicConfig(level=level, format="%(process)d %(levelname)s %(name)s: %(message)s")
     plan = Path(given.pop("plan"))
     graceful_timeout = given.get("graceful_timeout", 30.0)
+    Handler.leaks = given.pop("leak", 0)
     for address in given.pop("addresses", ["tcp://127.0.0.1:0"]):
         listening.extend(open_listeners(address))
     recycling = Recycling(**given.pop("recycling", {}))

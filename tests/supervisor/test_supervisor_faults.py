@@ -7,6 +7,7 @@ import os
 import re
 import resource
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -336,6 +337,46 @@ def test_a_full_disk_for_the_log_ends_nobody(tmp_path: Path) -> None:
             assert program.ask("say on") == "on"
         assert program.reload() == "reloaded True"
         assert program.end() == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a file system of its own")
+def test_a_disk_that_is_full_for_a_while_ends_nobody(tmp_path: Path) -> None:
+    """A real one: workers die, hang, are reloaded and scaled while nothing can be written, and the log goes on when
+    there is room again."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", disk], capture_output=True).returncode:
+        pytest.skip("no file system may be mounted here")
+    try:
+        with (
+            open(disk / "log", "ab") as log,
+            Supervised(tmp_path, "green", workers=2, worker_timeout=1.0, stderr=log) as program,
+        ):
+            filler = disk / "filler"
+            with pytest.raises(OSError, match="No space left"):
+                filler.write_bytes(bytes(1 << 20))
+            size = (disk / "log").stat().st_size
+            with program.client() as client:
+                assert client.ask("spin") == "begun"
+                assert client.hear() is None  # killed, though its stack has nowhere to go
+            for _ in range(3):
+                victim = program.workers[0]
+                os.kill(victim, signal.SIGKILL)
+                program.until_replaced(victim, 2)
+                assert program.ask("say on") == "on"
+            assert program.reload() == "reloaded True"
+            program.send(signal.SIGTTIN)
+            until(lambda: len(program.workers) >= 3, "one more")
+            assert program.ask("say on") == "on"
+            with open(disk / "log", "rb") as written:
+                assert len(written.read()) <= size + 4096, "what was left of a page"
+            filler.unlink()
+            victim = program.workers[0]
+            os.kill(victim, signal.SIGKILL)
+            until(lambda: f"(process {victim}) died" in (disk / "log").read_text(errors="replace"), "it goes on")
+            assert program.end() == 0
+    finally:
+        subprocess.run(["umount", disk], check=True)
 
 
 def test_a_worker_has_nothing_of_the_supervisor_or_its_siblings(tmp_path: Path) -> None:

@@ -77,6 +77,20 @@ def test_nobody_else_notices(mode: str, address: str, tmp_path: Path) -> None:
     assert all(any(-0.1 < one["at"] - at < 2 for at in killed.values()) for one in found["unanswered"]), (found, killed)
 
 
+def test_nobody_notices_that_workers_leak(tmp_path: Path) -> None:
+    """Each client leaves 256 KiB, and a worker that has 100 MiB is replaced: again and again, and nobody is lost."""
+    with (
+        Supervised(tmp_path, "thread", workers=2, leak=256, recycling={"max_rss": 100 << 20}) as program,
+        Load(program.address, 100) as load,
+    ):
+        until(lambda: program.log.count("MiB of memory") >= 3, "three are replaced")
+        found = load.end()
+        assert program.end() == 0
+    assert found["exchanges"] > 500 and found["connects"] > 200, found
+    assert [found[what] for what in ("refused", "wrong", "broken", "unanswered")] == [[]] * 4, found
+    assert "ERROR" not in program.log, program.log
+
+
 def test_a_server_that_loses_connections_would_be_noticed(tmp_path: Path) -> None:
     """The retirement that gives no patience, in place of the one that lets connections go on."""
     with (
