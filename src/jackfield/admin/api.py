@@ -68,7 +68,7 @@ class Admin:
             if self._last is None or now - self._last[0] > FRESH:
                 workers = self.inquiry.workers()
                 stats = self.inquiry.ask("stats")
-                told = totals(stats.values())
+                told = totals(stats.values(), self.inquiry.past)
                 for row in workers:
                     row["lag"] = [server["lag"] for server in stats.get(row["number"], {}).get("servers", [])]
                 self._last = now, {

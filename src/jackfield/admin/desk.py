@@ -100,6 +100,7 @@ class Desk:
             # What the connections that there are have moved so far, and those that have ended.
             "received": moved["received"] + sum(one.received for one in live),
             "sent": moved["sent"] + sum(one.sent for one in live),
+            "most": server.limits.max_connections,
             "entering": sum(not one.established for one in live),
             "listeners": [listener_row(listener) for listener in list(server._service.listeners)],
             "certificates": certificates(server),

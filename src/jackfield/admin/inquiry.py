@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from ..errors import JackfieldError
 from .desk import BadQuestion, Desk
+from .totals import Past
 
 __all__ = ["Here", "Inquiry", "Unanswered"]
 
@@ -27,6 +28,11 @@ class Inquiry(Protocol):
         """One row for each worker; none where this is the only process."""
         ...
 
+    @property
+    def past(self) -> Past:
+        """What workers have counted that are no more."""
+        ...
+
     def do(self, what: str, **arguments: Any) -> Any:
         """``reload``, ``stop`` or ``scale``. BadQuestion where that cannot be."""
         ...
@@ -39,6 +45,7 @@ class Here:
     """
 
     def __init__(self, desk: Desk, actions: Mapping[str, Callable[..., Any]]) -> None:
+        self.past = Past()
         self._desk = desk
         self._actions = actions
 

@@ -9,6 +9,7 @@ asks for the first time.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import threading
 
@@ -16,13 +17,13 @@ from jackfield.cli.arguments import Switch, UsageError, address
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import contextlib
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from typing import Any
 
     from jackfield.admin import AdminEndpoint
     from jackfield.door import Listener
     from jackfield.server import Server
+    from jackfield.supervisor import Supervisor
 
 __all__ = ["Overview", "configure", "control_folder"]
 
@@ -94,8 +95,13 @@ class Overview:
         try:
             self.on_demand += _open_control(options.control_socket, name)
         finally:
-            for listener in (*self.at_once, *self.on_demand):
+            for listener in self.listeners:
                 stack.callback(listener.close)
+
+    @property
+    def listeners(self) -> list[Listener]:
+        """All of them."""
+        return self.at_once + self.on_demand
 
     @property
     def locations(self) -> list[str]:
@@ -113,15 +119,74 @@ class Overview:
             from jackfield import __version__
             from jackfield.admin import AdminEndpoint
 
-            return AdminEndpoint(
-                servers, *listeners, token=self.token, name=self.name, version=__version__, config=config,
-                reload=reload, stop=stop,
-            )  # fmt: skip
+            with _in_silence():
+                return AdminEndpoint(
+                    servers, *listeners, token=self.token, name=self.name, version=__version__, config=config,
+                    reload=reload, stop=stop,
+                )  # fmt: skip
 
         if self.at_once:
-            stack.callback(open_endpoint(self.at_once + self.on_demand).close)
+            stack.callback(open_endpoint(self.listeners).close)
         elif self.on_demand:
             stack.callback(_OnDemand(self.on_demand, open_endpoint).close)
+
+
+    @contextlib.contextmanager
+    def supervise(
+        self, supervisor: Supervisor, config: Callable[[], list[dict[str, Any]]]
+    ) -> Iterator[Callable[[], object]]:
+        """The same for the workers of ``supervisor``, by a process beside them, as long as the block lasts. What it
+        gives ends that earlier: another supervisor has the sockets."""
+        if not self.listeners:
+            yield lambda: None
+            return
+        from jackfield.supervisor.clerk import Clerk
+
+        def attend(link: Any) -> None:
+            from jackfield import __version__
+            from jackfield.admin import Admin, admin_server
+            from jackfield.supervisor.through import serve
+
+            def start(inquiry: Any) -> Server:
+                admin = Admin(inquiry, self.name, __version__, config)
+                return admin_server(admin, *self.listeners, token=self.token).start()
+
+            with _in_silence():
+                serve(link, start)
+
+        clerk = Clerk(supervisor, attend)
+        # Copies: what a supervisor watches is closed in each worker.
+        knocks = [os.dup(listener.fileno()) for listener in ([] if self.at_once else self.on_demand)]
+
+        def stop_waiting() -> None:
+            while knocks:
+                supervisor.unwatch(knocks[-1])
+                os.close(knocks.pop())
+
+        def open_up() -> None:
+            stop_waiting()
+            clerk.start()
+
+        def leave() -> None:
+            stop_waiting()
+            clerk.close()
+            for listener in self.listeners:
+                listener.hand_over()
+
+        for knock in knocks:
+            supervisor.watch(knock, open_up)
+        if self.at_once:
+            supervisor.soon(clerk.start)
+        try:
+            yield leave
+        finally:
+            stop_waiting()
+            clerk.close()
+
+    def leave_in_worker(self) -> None:
+        """In a worker, which has no use for the sockets."""
+        for listener in self.listeners:
+            listener.hand_over()
 
 
 class _OnDemand:
@@ -152,23 +217,30 @@ class _OnDemand:
             self._endpoint.close()
 
 
+def _in_silence() -> contextlib.AbstractContextManager[None]:
+    """Where it listens has been said, or nobody has asked for it."""
+    from jackfield.cli.logs import quiet_below_warning
+
+    return quiet_below_warning("jackfield.server")
+
+
 def _open(where: Any, token: str | None = None) -> list[Listener]:
     from jackfield.admin.endpoint import check_admin_address
     from jackfield.door import open_listeners
+    from jackfield.door.inheritance import inheritance
 
     check_admin_address(where, token)
-    return list(open_listeners(where))
+    return list(inheritance().take(where) or open_listeners(where))
 
 
 def _open_control(path: str, name: str) -> list[Listener]:
     if path == "off":
         return []
     from jackfield.address import parse_address
-    from jackfield.door import open_listeners
     from jackfield.errors import StartError
 
     if path != "auto":
-        return list(open_listeners(parse_address(f"unix:{path}?mode=600")))
+        return _open(parse_address(f"unix:{path}?mode=600"))
     folder = control_folder()
     if folder is None:
         return []
@@ -177,7 +249,7 @@ def _open_control(path: str, name: str) -> list[Listener]:
     for file in (f"{plain}.ctl", f"{plain}-{os.getpid()}.ctl"):
         try:
             os.makedirs(folder, 0o700, exist_ok=True)
-            return list(open_listeners(parse_address(f"unix:{os.path.join(folder, file)}?mode=600")))
+            return _open(parse_address(f"unix:{os.path.join(folder, file)}?mode=600"))
         except (OSError, StartError, ValueError):
             continue  # not asked for, so nothing that a server does not start for
     return []

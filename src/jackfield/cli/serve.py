@@ -108,7 +108,7 @@ def _run(configured: Configured, plan: privileges.Plan) -> int:
             plan.carry_out(bound)
             announce = partial(_announce, process, bound, admin=overview.locations)
             if wants_workers(process):
-                return serve_with_workers(configured, bound, waiting, announce, signals.hold)
+                return serve_with_workers(configured, bound, waiting, overview, announce, signals.hold)
             servers = make_servers(bound)
             waiting.watch(servers)
             signals.hold()

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from jackfield.cli.building import Bound
     from jackfield.cli.configuration import Configured
+    from jackfield.cli.overview import Overview
     from jackfield.cli.readiness import Readiness
     from jackfield.server import Server
     from jackfield.supervisor import Supervisor, Worker
@@ -62,12 +63,14 @@ def serve_with_workers(
     configured: Configured,
     bound: Sequence[Bound],
     waiting: Readiness,
+    overview: Overview,
     announce: Callable[[Sequence[dict[str, Any]], int], None],
     hold: Callable[[], object],
 ) -> int:
     """Keep workers until told to stop; the exit code. What a target imports is loaded in the workers only.
 
     :param bound: the servers, listening; rights have been given up.
+    :param overview: where the endpoint is to be.
     :param announce: is given what the first worker told of its servers, and how many workers there are.
     :param hold: called when signals are heard here: one that comes on the way out no longer has the program's end for
         its effect, nor its exit code.
@@ -75,6 +78,7 @@ def serve_with_workers(
     """
     from jackfield.cli.building import make_servers, parts_of
     from jackfield.cli.configuration import reread
+    from jackfield.cli.configuration.printing import rows_of
     from jackfield.cli.logs import reopen_logs
     from jackfield.supervisor import Asked, Recycling, Supervisor, Upgrade
 
@@ -83,6 +87,8 @@ def serve_with_workers(
 
     def make(worker: Worker) -> Sequence[Server]:
         worker.on_reopen = reopen_logs
+        overview.leave_in_worker()
+        worker.is_watched = bool(overview.at_once)
         logging.getLogger("jackfield.server").addFilter(_is_no_start)
         try:
             return make_servers(replace(one, listeners=list(worker.its_own(one.listeners))) for one in bound)
@@ -113,11 +119,16 @@ def serve_with_workers(
     if options.reload:
         _reload_on_change(supervisor, options, bound)
     waiting.supervise(supervisor, locations, lambda: announce(supervisor.facts, supervisor.workers))
-    with Asked(supervisor) as asked:
+    with Asked(supervisor) as asked, overview.supervise(supervisor, lambda: rows_of(configured)) as leave:
         hold()
         asked.on_reopen = reopen_logs
-        upgrade = Upgrade(supervisor, waiting.environment, lambda: waiting.pid_file)
-        upgrade.on_taken_over = waiting.taken_over
+        upgrade = Upgrade(supervisor, waiting.environment, lambda: waiting.pid_file, overview.listeners)
+
+        def taken_over(pid: int) -> None:
+            waiting.taken_over(pid)
+            leave()
+
+        upgrade.on_taken_over = taken_over
         asked.on_upgrade = upgrade.begin
         code = supervisor.run()
         return 130 if asked.interrupted else code

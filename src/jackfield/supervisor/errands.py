@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import select
 import time
@@ -38,6 +39,10 @@ class Errands:
     def every(self, seconds: float, what: Callable[[], object]) -> None:
         """Call ``what()`` so often: once at the beginning, then ``seconds`` after each time."""
         self._routines.append((time.monotonic(), seconds, what))
+
+    def after(self, seconds: float, what: Callable[[], object]) -> None:
+        """Call ``what()`` once, ``seconds`` from now."""
+        self._routines.append((time.monotonic() + seconds, math.inf, what))
 
     def watch(self, fd: int, then: Callable[[], object]) -> None:
         """Call ``then()`` whenever ``fd`` can be read, or its other end is closed."""
@@ -75,10 +80,12 @@ class Errands:
         while self._todo:
             _do(self._todo.pop(0))
         now = time.monotonic()
-        for number, (moment, seconds, what) in enumerate(self._routines):
-            if moment <= now:
-                self._routines[number] = (now + seconds, seconds, what)
-                _do(what)
+        due = [routine for routine in self._routines if routine[0] <= now]
+        if due:
+            again = [(now + seconds, seconds, what) for _, seconds, what in due if seconds < math.inf]
+            self._routines = [*(routine for routine in self._routines if routine[0] > now), *again]
+        for _, _, what in due:
+            _do(what)
 
     def close_in_child(self) -> None:
         """In a forked process: close what is its parent's alone."""

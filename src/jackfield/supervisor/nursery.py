@@ -23,7 +23,7 @@ from .worker import FAILED, Worker
 _log = logging.getLogger("jackfield.supervisor")
 
 #: Signals that wait while a worker is forked: they would meet the supervisor's handlers in it.
-_HELD = (
+HELD = (
     signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN,
     signal.SIGTTOU, signal.SIGCHLD,
 )  # fmt: skip
@@ -63,7 +63,7 @@ class Nursery:
             self._board.give_back(row)
             raise StartError(f"no worker can be started: {error.strerror}") from error
         slot = self._shares.take()
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
         try:
             pid = os.fork()
             if pid == 0:

@@ -33,6 +33,9 @@ RECYCLING_STEP = 5.0
 #: Seconds before one that is worn out is tried again, when its successor could not begin; and a change to fewer.
 RECYCLING_REST = 60.0
 
+#: Workers at most, where they become more one by one: a signal that is sent without end is not to fill the machine.
+MOST = 128
+
 #: Seconds between two tries to start a worker, where the machine has no room for one.
 NO_ROOM = 1.0
 

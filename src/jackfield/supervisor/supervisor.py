@@ -21,7 +21,7 @@ from .life import WorkerState
 from .member import Member, describe_exit
 from .nursery import Nursery
 from .places import Places
-from .policy import EARLY, NO_ROOM, PACE, RECYCLING_REST, RECYCLING_STEP, REST, Recycling, Restarts
+from .policy import EARLY, MOST, NO_ROOM, PACE, RECYCLING_REST, RECYCLING_STEP, REST, Recycling, Restarts
 from .rollover import Rollover
 from .worker import GIVE_UP, Worker
 
@@ -32,9 +32,6 @@ STOPPED, FAILED = 0, 1
 
 #: The same where a process cannot be watched by a descriptor.
 REAPING_STEP = 0.1
-
-#: Workers at most, where they become more one by one: a signal that is sent without end is not to fill the machine.
-MOST = 128
 
 #: Seconds that a turn may be late before it counts as one in which nothing on this machine, or in this container, ran.
 HELD_UP = 1.0
@@ -85,6 +82,8 @@ class Supervisor(Errands):
         self.on_reload: Callable[[], object] = lambda: None
         self.on_reloaded: Callable[[bool], object] = lambda worked: None
         self.on_stop: Callable[[], object] = lambda: None
+        #: Called with what a worker answers to somebody else than this.
+        self.on_answer: Callable[[Member, dict[str, Any]], object] = lambda member, message: None
         #: Called in each new worker, before anything else runs there: to close what is the supervisor's alone.
         self.in_worker: Callable[[], object] = lambda: None
         self.listeners = list(listeners)
@@ -283,6 +282,8 @@ class Supervisor(Errands):
                 _log.debug("%s is ready after %.0f ms", member, (time.monotonic() - member.since) * 1000)
             if "failed" in message:
                 member.failure = str(message["failed"])
+            if "answer" in message or "past" in message:
+                self.on_answer(member, message)
             if "leave" in message:
                 self._let_leave(member)
             if "ending" in message and member.state is WorkerState.SERVING:

@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 
+from ..door import Listener
 from ..door.inheritance import VARIABLE, described
 from .supervisor import Supervisor
 
@@ -25,6 +26,7 @@ class Upgrade:
 
     :param environment: what it gets besides this process's environment.
     :param pid_file: the descriptor that holds the pid file's lock; -1 for none.
+    :param also: listeners that it takes over besides those that the workers serve.
     :param command: how it is started; by default as this process was.
     """
 
@@ -33,6 +35,7 @@ class Upgrade:
         supervisor: Supervisor,
         environment: dict[str, str] | None = None,
         pid_file: Callable[[], int] = lambda: -1,
+        also: Sequence[Listener] = (),
         command: Sequence[str] | None = None,
     ) -> None:
         self._supervisor = supervisor
@@ -40,6 +43,7 @@ class Upgrade:
         self.on_taken_over: Callable[[int], object] = lambda pid: None
         self._environment = environment or {}
         self._pid_file = pid_file
+        self._also = also
         # sys.orig_argv has what the interpreter itself was told, too, such as -m (Python 3.10).
         self._command = list(command or [sys.executable, *sys.orig_argv[1:]])
         self._process: subprocess.Popen[bytes] | None = None
@@ -52,10 +56,11 @@ class Upgrade:
             return
         self._reading, writing = os.pipe2(os.O_CLOEXEC)
         pid_file = self._pid_file()
-        passed = [listener.fileno() for listener in self._supervisor.listeners if listener.fileno() >= 0]
+        listeners = [*self._supervisor.listeners, *self._also]
+        passed = [listener.fileno() for listener in listeners if listener.fileno() >= 0]
         passed += [writing, *([pid_file] if pid_file >= 0 else [])]
         environment = {
-            **os.environ, **self._environment, VARIABLE: described(self._supervisor.listeners, writing, pid_file),
+            **os.environ, **self._environment, VARIABLE: described(listeners, writing, pid_file),
         }  # fmt: skip
         try:
             self._process = subprocess.Popen(

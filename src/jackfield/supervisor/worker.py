@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..admission.ledger import Seat
 from ..door import Listener
@@ -21,9 +21,12 @@ from ..errors import JackfieldError
 from ..server import Server
 from .board import Board, Shown
 from .errands import LONGEST
-from .link import Link
+from .link import Link, written
 from .policy import EARLY
 from .pulse import Pulse
+
+if TYPE_CHECKING:
+    from ..admin import Desk
 
 _log = logging.getLogger("jackfield.worker")
 
@@ -77,6 +80,9 @@ class Worker:
         self._bell = self._rings = self._stacks = -1
         #: Of listeners that were asked for, those that this worker is to serve.
         self.its_own: Callable[[Sequence[Listener]], Sequence[Listener]] = lambda listeners: listeners
+        self._desk: Desk | None = None
+        #: Whether what it does is counted from the start for those who look.
+        self.is_watched = False
         #: Called when logs are to be opened again.
         self.on_reopen: Callable[[], object] = lambda: None
 
@@ -157,7 +163,12 @@ class Worker:
             return NOT_STARTED
         self._beat()
         self._link.send(ready=[_facts(server) for server in self._servers])
+        if self.is_watched:
+            self._sit_at_desk()
         self._attend(not watched)
+        if self._desk is not None:
+            self._tell(self._desk.stats(), past=True)
+            self._desk.close()
         failed = any(server.state == "failed" for server in self._servers)
         self._beat()
         self._link.send(cut=sum(len(server.cut) for server in self._servers))
@@ -226,9 +237,36 @@ class Worker:
             self._is_retired = True
             for server in self._servers:
                 server.retire(float(message["retire"]))
+        if "ask" in message:
+            self._answer(message["ask"], message["what"], message["arguments"])
         if "reopen" in message:
             self.on_reopen()
             self._have_stacks_logged()
+
+    def _answer(self, number: int, what: str, arguments: dict[str, Any]) -> None:
+        """Somebody wants to know, or to have something done here. What counts only for those who look counts from the
+        first time on, or from the start where ``is_watched``."""
+        from ..admin import BadQuestion
+
+        try:
+            self._tell(self._sit_at_desk().answer(what, **arguments), answer=number)
+        except BadQuestion as error:
+            self._link.send(answer=number, problem=str(error))
+        except Exception as error:
+            _log.error("worker %d cannot answer what it was asked", self.number, exc_info=True)
+            self._link.send(answer=number, problem=f"worker {self.number} failed: {type(error).__name__}")
+
+    def _sit_at_desk(self) -> Desk:
+        from ..admin import Desk
+
+        if self._desk is None:
+            self._desk = Desk(self._servers, self.number)
+        return self._desk
+
+    def _tell(self, value: Any, **message: Any) -> None:
+        fd = written(value)
+        self._link.send(fd=fd, **message)
+        os.close(fd)
 
     def _stop(self, seconds: float) -> None:
         give_up_at = time.monotonic() + seconds + GIVE_UP
