@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from jackfield.admin.api import ROUTES
+from jackfield.admin.families import families
+from jackfield.admin.meter import DURATIONS
 from jackfield.cli.app import build_parser
 from jackfield.cli.configuration import keys_of_serve
 from jackfield.cli.configuration.values import toml_text
@@ -68,6 +71,37 @@ def keys() -> str:
     return "\n".join(rows)
 
 
+def endpoints() -> str:
+    """What can be asked of the admin endpoint."""
+    rows = ["| | path | what it is | parameters |", "|---|---|---|---|"]
+    for route in ROUTES:
+        told = []
+        for one in route.parameters:
+            default = "" if one.default is ... else f" ({one.default!r})"
+            told.append(f"`{one.name}`{default}: {one.help}")
+        mark = " (open)" if route.is_open else ""
+        rows.append(f"| {route.method} | `{route.path}`{mark} | {route.help} | {'; '.join(told)} |")
+    return "\n".join(rows)
+
+
+def metrics() -> str:
+    """What `/metrics` has."""
+    server = {
+        **dict.fromkeys(("p50", "p99"), None),
+        **dict.fromkeys(("accepted", "connections", "entering", "limit", "handler_errors", "received", "sent",
+                         "datagrams", "dropped", "kernel_dropped", "withheld", "uptime", "seconds"), 0),
+        "name": "x", "state": "serving", "ends": {"x": 1}, "refusals": {"x": 1}, "errors": {"x": 1},
+        "durations": [0] * (len(DURATIONS) + 1), "lag": {"last": 0.0}, "certificates": [{"expires": 0, "names": ["x"]}],
+        "listeners": [{"waiting": 0, "address": "x"}],
+    }  # fmt: skip
+    runtime = dict.fromkeys(("resident", "cpu", "threads", "descriptors"), 0)
+    rows = ["| metric | kind | labels | what it is |", "|---|---|---|---|"]
+    for family in families({"servers": [server], "runtime": runtime, "processes": 1}, [{"state": "x"}], "x"):
+        labels = ", ".join(f"`{name}`" for name in family.samples[0][0])
+        rows.append(f"| `jackfield_{family.name}` | {family.kind} | {labels} | {family.help} |")
+    return "\n".join(rows)
+
+
 PARTS = {
     "states": lambda: drawn(MOVES),
     "connections": lambda: drawn(CONNECTION_MOVES),
@@ -77,9 +111,13 @@ PARTS = {
 }
 
 
-def filled(page: str) -> str:
+ADMIN_PAGE = PAGE.with_name("admin.md")
+ADMIN_PARTS = {"endpoints": endpoints, "metrics": metrics}
+
+
+def filled(page: str, parts: Mapping[str, Callable[[], str]] = PARTS) -> str:
     """The page with its generated parts as they have to be."""
-    for name, make in PARTS.items():
+    for name, make in parts.items():
         begin, end = (f"<!-- {word} generated: {name} -->" for word in ("begin", "end"))
         pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
         if len(pattern.findall(page)) != 1:
@@ -91,3 +129,4 @@ def filled(page: str) -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(filled(PAGE.read_text()))
+    ADMIN_PAGE.write_text(filled(ADMIN_PAGE.read_text(), ADMIN_PARTS))

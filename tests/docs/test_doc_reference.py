@@ -10,7 +10,7 @@ import re
 from typing import Any
 
 import pytest
-from generated_parts import PAGE, filled
+from generated_parts import ADMIN_PAGE, ADMIN_PARTS, PAGE, filled
 
 import jackfield
 from jackfield import socket, socketserver, sync, testing
@@ -187,6 +187,13 @@ def test_loggers_are_those_of_the_code(page: str) -> None:
 
 def test_generated_parts_are_up_to_date(page: str) -> None:
     assert filled(page) == page, "run: python tests/docs/generated_parts.py"
+
+
+def test_the_tables_of_the_admin_page_are_up_to_date() -> None:
+    page = ADMIN_PAGE.read_text()
+    assert filled(page, ADMIN_PARTS) == page, "python tests/docs/generated_parts.py"
+    assert filled(page.replace("| `/livez` (open) |", "| `/live` |"), ADMIN_PARTS) == page, "and it would be found out"
+
 
 
 def test_an_outdated_drawing_is_found_out(page: str) -> None:

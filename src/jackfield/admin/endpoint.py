@@ -94,7 +94,7 @@ class AdminEndpoint:
 
     def close(self) -> None:
         """It listens and counts no more; any number of times."""
-        self.server.stop(0)
+        self.server.stop()
         self.server.wait_stopped()
         self._desk.close()
 

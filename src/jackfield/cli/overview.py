@@ -93,7 +93,9 @@ class Overview:
         if options.admin is not None:
             self.at_once += _open(options.admin, self.token)
         try:
-            self.on_demand += _open_control(options.control_socket, name)
+            # What one user opens in a folder of its own, another cannot take away from there at the end.
+            wanted = options.control_socket if options.user is None or options.control_socket != "auto" else "off"
+            self.on_demand += _open_control(wanted, name)
         finally:
             for listener in self.listeners:
                 stack.callback(listener.close)

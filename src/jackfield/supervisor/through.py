@@ -137,8 +137,8 @@ def serve(link: Link, start: Callable[[Through], Any]) -> None:
     try:
         through.attend()
     finally:
-        server.stop(0)
-        server.wait_stopped(1.0)
+        server.stop()
+        server.wait_stopped(2.0)
         with contextlib.suppress(OSError):
             link.close()
 
