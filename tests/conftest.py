@@ -55,7 +55,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 #: Folders whose tests are about whole programs: slow, all of them.
-SLOW_FOLDERS = {"benchmarks", "docs", "real", "supervisor"}
+SLOW_FOLDERS = {"benchmarks", "docs", "examples", "real", "supervisor"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

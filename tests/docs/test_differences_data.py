@@ -27,12 +27,12 @@ from difference_support import (
     hear,
     serving,
 )
-from raw_sockets import without_raw_sockets
 
 import jackfield
 import jackfield.socket
 import jackfield.testing
 from jackfield import socketserver as ours
+from raw_sockets import without_raw_sockets
 
 # -- handlers and their errors -----------------------------------------------------------------------------------------
 

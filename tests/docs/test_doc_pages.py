@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pytest
 from doc_blocks import DOCS, Block, blocks_of
-from doc_support import ENVIRONMENT, complaints
 
+from doc_support import ENVIRONMENT, complaints
 from ports import port_to_bind
 
 ROOT = DOCS.parent

@@ -2,112 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import re
-import select
-import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from doc_support import ENVIRONMENT, complaints
+from example_support import EXAMPLES, SECONDS, Line, program, run
+
+from doc_support import ENVIRONMENT
 from raw_sockets import may_open_raw_sockets, without_raw_sockets
-
-EXAMPLES = Path(__file__).parents[2] / "examples"
-SECONDS = 20.0
-
-
-class Program:
-    """One example in a process of its own, whose output is read line by line."""
-
-    def __init__(self, name: str | Path, *arguments: str, **popen: Any) -> None:
-        options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        self.process = subprocess.Popen(
-            [sys.executable, str(EXAMPLES / name), *arguments], env=ENVIRONMENT, **(options | popen)
-        )
-        self._unread = b""
-
-    def read_until(self, end: bytes) -> str:
-        """Its output up to and with ``end``."""
-        stdout = self.process.stdout
-        assert stdout is not None
-        deadline = time.monotonic() + SECONDS
-        while end not in self._unread:
-            assert select.select([stdout], [], [], max(0.0, deadline - time.monotonic()))[0], self._unread
-            data = os.read(stdout.fileno(), 65536)
-            assert data, f"it ended: {self._unread!r}, {self.process.communicate(timeout=SECONDS)[1].decode()}"
-            self._unread += data
-        read, _, self._unread = self._unread.partition(end)
-        return (read + end).decode()
-
-    def port(self) -> int:
-        """The port it says it listens on."""
-        found = re.fullmatch(r"(?:\w+: )?listening on .*:(\d+)\n", self.read_until(b"\n"))
-        assert found
-        return int(found[1])
-
-    def finish(self, number: signal.Signals | None = signal.SIGINT) -> tuple[int, str, str]:
-        """Ctrl-C, and the exit code with what else it wrote."""
-        if number is not None:
-            self.process.send_signal(number)
-        output, errors = self.process.communicate(timeout=SECONDS)
-        said = complaints((self._unread + (output or b"")).decode())
-        return self.process.returncode, said, complaints((errors or b"").decode())
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.communicate()
-
-
-@contextlib.contextmanager
-def program(name: str | Path, *arguments: str, **popen: Any) -> Iterator[Program]:
-    it = Program(name, *arguments, **popen)
-    try:
-        yield it
-    finally:
-        it.close()
-
-
-def run(name: str | Path, *arguments: str, **popen: Any) -> tuple[int, str, str]:
-    """Run an example to its end: exit code, output, errors."""
-    with program(name, *arguments, **popen) as it:
-        return it.finish(None)
-
-
-class Line:
-    """A client of a text protocol."""
-
-    def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), SECONDS)
-        self._file = self.socket.makefile("rb")
-
-    def say(self, text: str) -> None:
-        self.socket.sendall(text.encode() + b"\n")
-
-    def hear(self) -> str:
-        return self._file.readline().decode().removesuffix("\n")
-
-    def read(self, size: int) -> str:
-        return self._file.read(size).decode()
-
-    def close(self) -> None:
-        self._file.close()
-        self.socket.close()
-
-    def __enter__(self) -> Line:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
 
 # -- the notes' programs -----------------------------------------------------------------------------------------------
 
@@ -332,9 +239,9 @@ def test_line_protocols_own_tests_pass() -> None:
 
 
 def test_each_example_says_how_to_run_it_and_is_run_here() -> None:
-    here = Path(__file__).read_text()
+    here = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
     for path in sorted(EXAMPLES.glob("*.py")):
-        assert f'"{path.name}"' in here, f"{path.name} is not run here"
+        assert re.search(rf'"{path.stem}(\.py|:\w+)"', here), f"{path.name} is not run here"
         assert re.search(rf"    python .*examples/{path.name}", path.read_text()), f"how does one run {path.name}?"
 
 
