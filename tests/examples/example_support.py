@@ -103,13 +103,13 @@ def run(name: str | Path, *arguments: str, **popen: Any) -> tuple[int, str, str]
 @contextlib.contextmanager
 def served(
     how: str, target: str, *addresses: str, mode: str = "auto", flags: tuple[str, ...] = (), says: str = r"(?!)",
-    **popen: Any,
+    more: int = 0, **popen: Any,
 ) -> Iterator[Program]:  # fmt: skip
     """``target``, module:Class, on ``addresses``, started in one of the two ways; ``addresses`` of what is yielded are
     the real ones. At the end it is stopped by Ctrl-C, and has to end well and without a word of complaint.
 
     ``mode`` and ``flags`` are for ``jackfield serve``: the program says by itself what it needs. ``says`` is what the
-    lines on stderr look like that it may write.
+    lines on stderr look like that it may write. ``more`` of the addresses are other arguments, which come first.
     """
     module = target.partition(":")[0]
     if how == "python":
@@ -126,7 +126,7 @@ def served(
             banner = it.read_until(b"Ready in ", "stderr")
             it.read_until(b"\n", "stderr")
             it.addresses = re.findall(r"^  (?:listening|         )  (\w+://\S+)", banner, re.MULTILINE)
-        assert len(it.addresses) >= len(addresses)
+        assert len(it.addresses) >= len(addresses) - more
         yield it
         code, _, errors = it.finish()
         # That it stops is said by the command, on stderr.
