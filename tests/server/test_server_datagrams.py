@@ -358,6 +358,44 @@ def test_handlers_may_still_answer_while_it_drains(mode: str) -> None:
     assert server.wait_stopped(SOON)
 
 
+class Told(BaseRequestHandler[Any]):
+    """Answers when ``handle_shutdown`` was called, for which ``handle`` waits."""
+
+    def handle(self) -> None:
+        self.told = sync.Event()
+        self.request[1].sendto(b"hello", self.client_address)
+        self.request[1].sendto(b"told" if self.told.wait(SOON) else b"not told", self.client_address)
+
+    def handle_shutdown(self) -> None:
+        self.told.set()
+
+
+class AsyncTold(AsyncRequestHandler[Any]):
+    async def handle(self) -> None:
+        self.told = sync.Event()
+        await self.request[1].sendto(b"hello", self.client_address)
+        told = await self.told.await_(SOON)
+        await self.request[1].sendto(b"told" if told else b"not told", self.client_address)
+
+    async def handle_shutdown(self) -> None:
+        self.told.set()
+
+
+@pytest.mark.parametrize("own_init", [False, True])
+@pytest.mark.parametrize("mode", ["serial", *HERE])
+def test_handle_shutdown_is_called_for_datagrams_too(mode: str, own_init: bool) -> None:
+    handler: Any = AsyncTold if mode == "async" else Told
+    if own_init:  # which goes another way to the handler
+        handler = type("Own", (handler,), {"__init__": lambda self, *args: super(handler, self).__init__(*args)})
+    server = Server(handler, UDP, mode=mode).start()
+    with dial(server) as client:
+        client.send(b"x")
+        assert client.recv(10) == b"hello"
+        server.stop(SOON)
+        assert client.recv(10) == b"told"
+    assert server.wait_stopped(SOON)
+
+
 def test_a_drop_that_is_not_counted_would_be_found_out(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The broken case: a server that serves half of a message."""
     from jackfield.serving import datagrams as service

@@ -13,8 +13,9 @@ from ..admission import DatagramGuard
 from ..clock import MONOTONIC, Clock
 from ..door import Datagram, Listener, readable_peer, receive_batch, reply_socket
 from ..door.datagrams import LARGEST
+from ..draining import says_goodbye
 from ..events import Reason
-from ..handlers import AsyncRequestHandler, BaseRequestHandler, run_handler, serve_with
+from ..handlers import AsyncRequestHandler, BaseRequestHandler, life_of, run_handler, serve_with
 from ..limits import Limits
 from ..modes import AsyncBatchCrew, Batch, Crew, GreenCrew
 from ..replies import GuardedAsyncSocket, GuardedSocket, MayReply
@@ -228,6 +229,7 @@ class Datagrams:
         base = AsyncRequestHandler if is_async else BaseRequestHandler
         plain = _is_plain(handler, base)
         only_handle = plain and handler.setup is base.setup and handler.finish is base.finish
+        only_handle = only_handle and not says_goodbye(handler)
         new = object.__new__
 
         def work(datagram: Datagram) -> Any:
@@ -243,7 +245,7 @@ class Datagrams:
             if not plain:
                 if not is_async:
                     return serve_with(handler, (data, answering), peer, owner)
-                return handler((data, answering), peer, owner).run()
+                return life_of(handler((data, answering), peer, owner))
             # What the base class's __init__ does, written out.
             made = new(handler)
             made.request = (data, answering)
@@ -251,7 +253,7 @@ class Datagrams:
             made.server = owner
             if only_handle:
                 return made.handle()
-            return made.run() if is_async else run_handler(made)
+            return life_of(made) if is_async else run_handler(made)
 
         return work
 
