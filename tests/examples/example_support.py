@@ -131,7 +131,7 @@ def served(
         code, _, errors = it.finish()
         # That it stops is said by the command, on stderr.
         complained = [line for line in errors.splitlines() if not re.search(f" info jackfield.serve: |{says}", line)]
-        assert (code, complained) == (0, [])
+        assert (code, complained) == (0, []), (code, complained)
 
 
 def port_of(it: Program, scheme: str = "tcp") -> int:
