@@ -147,10 +147,13 @@ def needs(name: str, package: str) -> str:
     return path
 
 
-def command(*words: str, data: bytes | None = b"", code: int = 0, **options: Any) -> subprocess.CompletedProcess[bytes]:
-    """A client, run to its end; AssertionError, with its complaint, if that is another exit code than ``code``."""
+def command(
+    *words: str, data: bytes = b"", code: int | None = 0, **options: Any
+) -> subprocess.CompletedProcess[bytes]:
+    """A client, run to its end; AssertionError, with its complaint, if that is another exit code than ``code``; None
+    stands for any."""
     done = subprocess.run(words, input=data, capture_output=True, timeout=SECONDS, check=False, **options)
-    assert done.returncode == code, f"{' '.join(words)}: exit status {done.returncode}: {done}"
+    assert code in (None, done.returncode), f"{' '.join(words)}: exit status {done.returncode}: {done}"
     return done
 
 
