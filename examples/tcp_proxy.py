@@ -1,19 +1,27 @@
 """A TCP proxy: two green threads for each connection, one for each direction.
 
     python examples/tcp_proxy.py TARGET [ADDRESS]     ADDRESS is 9998 unless given; 0 takes any free port
+    jackfield connect :9998
 
 Either side may end its half (``shutdown(SHUT_WR)``) while the other goes on: the end is passed on like any byte.
+
+``PROXY_TARGET=localhost:9999 jackfield serve --app-dir examples tcp_proxy:Proxy -k green`` is the same; it takes green
+threads. With PROXY_HEADER=1 or 2 the target is told who the client is, by a PROXY header of that version in front of
+each connection; it has to expect one (HAProxy's ``accept-proxy``, nginx' ``proxy_protocol``, Jackfield's
+``--proxy-protocol``).
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sys
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jackfield
 from jackfield import socket
+from jackfield.proxyheader import ProxyHeader
 
 CHUNK = 65536
 CONNECT_SECONDS = 5.0
@@ -33,11 +41,17 @@ def pump(source: socket.socket, target: socket.socket) -> None:
 
 
 class Proxy(jackfield.BaseRequestHandler):
-    target: ClassVar[str]
+    """One client, and its connection to the target."""
+
+    target: ClassVar[str] = os.environ.get("PROXY_TARGET", "localhost:9999")
+    version: ClassVar[str] = os.environ.get("PROXY_HEADER", "")
 
     def handle(self) -> None:
+        header: Any = None
+        if self.version:
+            header = ProxyHeader.of(self.request.getpeername(), self.request.getsockname(), version=int(self.version))
         try:
-            upstream = jackfield.connect(self.target, timeout=CONNECT_SECONDS)
+            upstream = jackfield.connect(self.target, timeout=CONNECT_SECONDS, proxy_header=header)
         except OSError as error:
             print(f"cannot reach {self.target}: {error}", file=sys.stderr, flush=True)
             return
@@ -50,6 +64,8 @@ class Proxy(jackfield.BaseRequestHandler):
 if __name__ == "__main__":
     if len(sys.argv) < 2:
         sys.exit("write: tcp_proxy.py TARGET [ADDRESS], e.g. tcp_proxy.py localhost:9999 9998")
+    if Proxy.version not in ("", "1", "2"):
+        sys.exit(f"PROXY_HEADER is 1 or 2, not {Proxy.version!r}")
     Proxy.target = sys.argv[1]
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)  # says where it listens
     jackfield.serve(Proxy, sys.argv[2] if len(sys.argv) > 2 else "9998", mode="green", graceful_timeout=1)
