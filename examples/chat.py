@@ -1,14 +1,17 @@
-"""A chat room: what one says, all others read. A green thread reads from each member and another writes to them.
+"""A chat with rooms: what one says, all others in the room read.
 
     python examples/chat.py [ADDRESS]               9999 unless given; 0 takes any free port
     jackfield connect :9999                         in as many terminals as you like
 
-``jackfield serve --app-dir examples chat:Chat -k green`` is the same. examples/chat_async.py is its twin in coroutines.
+``jackfield serve --app-dir examples chat:Chat -k green --idle-timeout 0`` is the same; ``/join NAME`` goes to another
+room, which begins with who enters it first. Mode green: one green thread reads from each member and another writes to
+them, so that who reads slowly holds up nobody. examples/chat_async.py is its twin in coroutines.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import socket
 import sys
@@ -16,6 +19,7 @@ from typing import Any
 
 import jackfield
 from jackfield import sync
+from jackfield.limits import Limits
 
 LONGEST_NAME = 30
 LONGEST_LINE = 1000
@@ -24,41 +28,65 @@ LONGEST_LINE = 1000
 PATIENCE = 100
 
 
-class Room:
-    """Who is here, and what each of them has still to be told. Green threads, threads and coroutines may share one."""
+@dataclasses.dataclass(slots=True)
+class Member:
+    """One who is here, the lines that are still to be written to them, and their room."""
+
+    connection: Any
+    lines: sync.Queue[bytes]
+    room: str = "lobby"
+
+
+class House:
+    """Who is in which room. Green threads, threads and coroutines may share one."""
 
     def __init__(self) -> None:
-        self._members: dict[str, tuple[Any, sync.Queue[bytes]]] = {}
+        self._members: dict[str, Member] = {}
         self._lock = sync.Lock()
 
     def enter(self, name: str, connection: Any) -> sync.Queue[bytes] | None:
         """The lines for a new member, to be written as they come; None if there is no such name to be had."""
-        lines: sync.Queue[bytes] = sync.Queue(PATIENCE)
+        member = Member(connection, sync.Queue(PATIENCE))
         with self._lock:
-            if not name.isprintable() or not 0 < len(name) <= LONGEST_NAME or name in self._members:
+            if not is_name(name) or name in self._members:
                 return None
-            self._members[name] = connection, lines
-        self.say(f"* {name} is here")
-        return lines
+            self._members[name] = member
+            self._say(member.room, f"* {name} is here")
+        return member.lines
 
     def leave(self, name: str) -> None:
         """Forget a member; what waits for them may still be written."""
         with self._lock:
-            _, lines = self._members.pop(name)
-        lines.shutdown()
-        self.say(f"* {name} has left")
+            member = self._members.pop(name)
+            member.lines.shutdown()
+            self._say(member.room, f"* {name} has left")
 
-    def say(self, text: str, but: str = "") -> None:
-        """Tell everybody except ``but``."""
-        line = text.encode() + b"\n"
+    def hear(self, name: str, text: str) -> None:
+        """What a member writes: it is for the others in the room, or the way to another room."""
         with self._lock:
-            for name, (connection, lines) in self._members.items():
-                if name == but:
-                    continue
+            member = self._members[name]
+            match text.split(maxsplit=1):
+                case ["/join", room] if is_name(room):
+                    self._say(member.room, f"* {name} has left", but=name)
+                    member.room = room
+                    self._say(room, f"* {name} is here")
+                case _:
+                    self._say(member.room, f"{name}: {text}", but=name)
+
+    def _say(self, room: str, text: str, but: str = "") -> None:
+        """Tell everybody in a room except ``but``; nobody is waited for."""
+        line = text.encode() + b"\n"
+        for name, member in self._members.items():
+            if member.room == room and name != but:
                 try:
-                    lines.put_nowait(line)
+                    member.lines.put_nowait(line)
                 except sync.Full:
-                    hang_up(connection)
+                    hang_up(member.connection)
+
+
+def is_name(text: str) -> bool:
+    """Whether a member or a room may be called so."""
+    return text.isprintable() and 0 < len(text) <= LONGEST_NAME
 
 
 def hang_up(connection: Any) -> None:
@@ -70,21 +98,21 @@ def hang_up(connection: Any) -> None:
 class Chat(jackfield.StreamRequestHandler):
     """One member."""
 
-    room = Room()
+    house = House()
 
     def handle(self) -> None:
         self.wfile.write(b"your name? ")
         name = self.rfile.readline(LONGEST_LINE).decode(errors="replace").strip()
-        lines = self.room.enter(name, self.request)
+        lines = self.house.enter(name, self.request)
         if lines is None:
             self.wfile.write(b"that name is taken, or is none\n")
             return
         writer = jackfield.spawn(self.write, lines)
         try:
             while line := self.rfile.readline(LONGEST_LINE):
-                self.room.say(f"{name}: {line.decode(errors='replace').rstrip()}", but=name)
+                self.house.hear(name, line.decode(errors="replace").rstrip())
         finally:
-            self.room.leave(name)
+            self.house.leave(name)
             writer.join()
 
     def write(self, lines: sync.Queue[bytes]) -> None:
@@ -99,4 +127,5 @@ class Chat(jackfield.StreamRequestHandler):
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)  # says where it listens
-    jackfield.serve(Chat, sys.argv[1] if len(sys.argv) > 1 else "9999", mode="green", graceful_timeout=1)
+    limits = Limits(idle_timeout=None)  # who only reads is welcome
+    jackfield.serve(Chat, *(sys.argv[1:] or ["9999"]), mode="green", limits=limits, graceful_timeout=1)

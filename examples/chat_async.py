@@ -1,8 +1,10 @@
-"""The chat room again, in coroutines: the same room, read and written with ``await``.
+"""The chat again, in coroutines: the same rooms, read and written with ``await``.
 
     python examples/chat_async.py [ADDRESS]         9999 unless given; 0 takes any free port
+    jackfield connect :9999                         in as many terminals as you like
 
-Compare it with examples/chat.py: ``get()`` becomes ``await aget()``, ``spawn()`` a task, and the room stays as it is.
+``jackfield serve --app-dir examples chat_async:AsyncChat --idle-timeout 0`` is the same. Mode async: compare it with
+examples/chat.py, where ``get()`` is in the place of ``await aget()`` and ``spawn()`` in that of a task.
 """
 
 from __future__ import annotations
@@ -11,22 +13,23 @@ import asyncio
 import logging
 import sys
 
-from chat import LONGEST_LINE, Room, hang_up
+from chat import LONGEST_LINE, House, hang_up
 
 import jackfield
 from jackfield import sync
+from jackfield.limits import Limits
 
 
 class AsyncChat(jackfield.AsyncStreamRequestHandler):
     """One member."""
 
-    room = Room()
+    house = House()
     limit = LONGEST_LINE
 
     async def handle(self) -> None:
         await self.wfile.write(b"your name? ")
         name = (await self.rfile.readline()).decode(errors="replace").strip()
-        lines = self.room.enter(name, self.request)
+        lines = self.house.enter(name, self.request)
         if lines is None:
             await self.wfile.write(b"that name is taken, or is none\n")
             return
@@ -34,9 +37,9 @@ class AsyncChat(jackfield.AsyncStreamRequestHandler):
             tasks.create_task(self.write(lines))
             try:
                 async for line in self.rfile:
-                    self.room.say(f"{name}: {line.decode(errors='replace').rstrip()}", but=name)
+                    self.house.hear(name, line.decode(errors="replace").rstrip())
             finally:
-                self.room.leave(name)
+                self.house.leave(name)
 
     async def write(self, lines: sync.Queue[bytes]) -> None:
         try:
@@ -50,4 +53,5 @@ class AsyncChat(jackfield.AsyncStreamRequestHandler):
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)  # says where it listens
-    jackfield.serve(AsyncChat, sys.argv[1] if len(sys.argv) > 1 else "9999", graceful_timeout=1)
+    limits = Limits(idle_timeout=None)  # who only reads is welcome
+    jackfield.serve(AsyncChat, *(sys.argv[1:] or ["9999"]), limits=limits, graceful_timeout=1)

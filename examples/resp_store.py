@@ -3,8 +3,9 @@
     python examples/resp_store.py [ADDRESS]         9379 unless given; 0 takes any free port
     redis-cli -p 9379 SET greeting hello EX 60
 
-``jackfield serve --app-dir examples resp_store:Store`` is the same. Mode async: a client rests most of the time, and
-costs a coroutine then; and as they all run on one thread, and no command waits in its midst, none needs a lock.
+``jackfield serve --app-dir examples resp_store:Store --idle-timeout 0`` is the same. Mode async: a client rests most of
+the time, and costs a coroutine then; and as they all run on one thread, and no command waits in its midst, none needs a
+lock.
 
 The protocol is RESP2 (redis.io, "Redis serialization protocol specification"). What is stored is gone with the process.
 """
@@ -21,6 +22,7 @@ from typing import Any
 
 import jackfield
 from jackfield import sync
+from jackfield.limits import Limits
 
 MOST_KEYS = 100_000
 MOST_BYTES = 256 << 20  # of all keys and values
@@ -301,4 +303,5 @@ def encode(value: Any) -> bytes:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)  # says where it listens
-    jackfield.serve(Store, *(sys.argv[1:] or ["9379"]), graceful_timeout=1)
+    limits = Limits(idle_timeout=None)  # who has subscribed waits, for hours if need be
+    jackfield.serve(Store, *(sys.argv[1:] or ["9379"]), limits=limits, graceful_timeout=1)

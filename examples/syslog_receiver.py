@@ -3,8 +3,9 @@
     python examples/syslog_receiver.py [ADDRESS ...]    udp://127.0.0.1:9514 and tcp://127.0.0.1:9514 unless given
     logger -n 127.0.0.1 -P 9514 -T --octet-count -p user.warning "the disk is full"
 
-``jackfield serve --app-dir examples syslog_receiver:Syslog -k green -b udp://:514 -b 'tls://:6514?cert=fullchain.pem'``
-is the same elsewhere. Mode green, since senders keep their connections for days; mode thread will do for a few hundred.
+``jackfield serve --app-dir examples syslog_receiver:Syslog -k green --idle-timeout 0 -b udp://:514 -b tcp://:514`` is
+the same, on every interface; TLS is ``-b 'tls://:6514?cert=fullchain.pem'``. Mode green, since senders keep their
+connections for days; mode thread will do for a few hundred.
 
 Messages are of RFC 5424, or the older kind that RFC 3164 tells of; whatever is neither is kept as it is. On a stream
 each stands behind its length or ends with its line, and senders of both kinds are understood (RFC 6587, RFC 5425).

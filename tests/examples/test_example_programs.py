@@ -50,54 +50,6 @@ def test_notes_server_and_client_are_one_import_away(tmp_path: Path, server_is: 
         assert server.finish() == (0, "stopping\n", "")
 
 
-# -- the chat room -----------------------------------------------------------------------------------------------------
-
-
-def enter(port: int, name: str) -> Line:
-    member = Line(port)
-    assert member.read(len("your name? ")) == "your name? "
-    member.say(name)
-    assert member.hear() == f"* {name} is here"
-    return member
-
-
-@pytest.mark.parametrize("name", ["chat.py", "chat_async.py"])
-def test_chat(name: str) -> None:
-    with program(name, "0") as server:
-        port = server.port()
-        with enter(port, "ann") as ann:
-            with enter(port, "bob") as bob:
-                assert ann.hear() == "* bob is here"
-                ann.say("good morning")
-                assert bob.hear() == "ann: good morning"
-                with Line(port) as other:
-                    other.say("bob")
-                    assert other.hear() == "your name? that name is taken, or is none"
-                    assert other.hear() == ""
-                bob.say("and to you")
-                assert ann.hear() == "bob: and to you"
-            assert ann.hear() == "* bob has left"
-        assert server.finish() == (0, "", "")
-
-
-@pytest.mark.parametrize("name", ["chat.py", "chat_async.py"])
-def test_chat_puts_out_who_does_not_read(name: str) -> None:
-    with program(name, "0") as server:
-        port = server.port()
-        with enter(port, "deaf") as deaf, enter(port, "ann") as ann, enter(port, "bob") as bob:
-            assert ann.hear() == "* bob is here"
-            # Bob reads what Ann writes, so that her lines come one by one: only the deaf one's pile up, first in the
-            # kernel's buffers and then in the room.
-            for _ in range(20_000):
-                ann.say("x" * 900)
-                if (heard := bob.hear()) == "* deaf has left":
-                    break
-                assert heard == "ann: " + "x" * 900
-            assert ann.hear() == "* deaf has left"
-            deaf.close()
-        assert server.finish()[0] == 0
-
-
 # -- the proxy ---------------------------------------------------------------------------------------------------------
 
 
