@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import socket
@@ -118,50 +117,6 @@ def test_ping_names_the_privilege_it_lacks() -> None:
     assert (code, output) == (2, "")
     assert errors.count("\n") == 1
     assert errors.startswith("ping: ") and "CAP_NET_RAW" in errors
-
-
-# -- file transfer -----------------------------------------------------------------------------------------------------
-
-
-def test_file_transfer(tmp_path: Path) -> None:
-    inbox = tmp_path / "inbox"
-    inbox.mkdir()
-    files = {"one": os.urandom(5 << 20), "two": b"", "three": b"x" * 70_000}
-    for name, data in files.items():
-        (tmp_path / name).write_bytes(data)
-    with program("file_transfer.py", "receive", str(inbox), "0") as server:
-        address = f"127.0.0.1:{server.port()}"
-        code, output, errors = run("file_transfer.py", "send", address, *(str(tmp_path / name) for name in files))
-        assert (code, errors) == (0, "")
-        for name, data in files.items():
-            assert f"{tmp_path / name}: received {len(data)} bytes\n" in output
-        assert server.finish() == (0, "", "")
-    assert {path.name: path.read_bytes() for path in inbox.iterdir()} == files
-
-
-@pytest.mark.parametrize(
-    ("name", "size", "digest", "answer"),
-    [
-        (b"file", 5, hashlib.sha256(b"other").digest(), b"failed: the hash is another\n"),
-        (b"file", 6, hashlib.sha256(b"bytes").digest(), b"failed: 5 of 6 bytes came\n"),
-        (b"../file", 5, hashlib.sha256(b"bytes").digest(), b"refused: that is no name of a file\n"),
-        (b"..", 5, hashlib.sha256(b"bytes").digest(), b"refused: that is no name of a file\n"),
-    ],
-)
-def test_file_transfer_keeps_nothing_wrong(
-    tmp_path: Path, name: bytes, size: int, digest: bytes, answer: bytes
-) -> None:
-    inbox = tmp_path / "inbox"
-    inbox.mkdir()
-    with program("file_transfer.py", "receive", str(inbox), "0") as server:
-        with socket.create_connection(("127.0.0.1", server.port()), SECONDS) as client:
-            header = size.to_bytes(8, "big") + digest + len(name).to_bytes(2, "big")
-            client.sendall(header + name + b"bytes")
-            client.shutdown(socket.SHUT_WR)
-            assert client.makefile("rb").read() == answer
-        assert server.finish()[0] == 0
-    assert not list(inbox.iterdir())
-    assert not (tmp_path / "file").exists()
 
 
 # -- the protocol of lines ---------------------------------------------------------------------------------------------
