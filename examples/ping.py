@@ -2,8 +2,9 @@
 
     python examples/ping.py [-c COUNT] [HOST ...]     127.0.0.1, 3 times, unless told otherwise
 
-A raw socket takes the capability CAP_NET_RAW (raw(7)): run it as root. The exit code is 0 if every request was
-answered, 1 if not, 2 without the privilege.
+A raw socket takes the capability CAP_NET_RAW (raw(7)): run it as root. Without it a socket for echo requests alone will
+do, where the system lets this group have one (ping_group_range in icmp(7)). The exit code is 0 if every request was
+answered, 1 if not, 2 without the privilege. It is a client, so ``jackfield serve`` has nothing to do with it.
 """
 
 from __future__ import annotations
@@ -41,12 +42,14 @@ def wait_reply(sock: socket.socket, identifier: int, sequence: int) -> bytes:
     """The ICMP message that answers; TimeoutError if none comes in time.
 
     A raw socket receives every ICMP packet of the machine, each behind its IP header: on loopback our own requests too.
+    The other kind receives its own replies, without a header.
     """
     deadline = time.monotonic() + SECONDS
     while True:
         sock.settimeout(max(0.001, deadline - time.monotonic()))
         packet = sock.recv(65535)
-        message = packet[(packet[0] & 0x0F) * 4 :]  # the header's length is counted in words (RFC 791)
+        # The header's length is counted in words (RFC 791).
+        message = packet[(packet[0] & 0x0F) * 4 :] if sock.type == socket.SOCK_RAW else packet
         if len(message) < HEADER.size:
             continue
         kind, _, _, whose, which = HEADER.unpack_from(message)
@@ -54,12 +57,25 @@ def wait_reply(sock: socket.socket, identifier: int, sequence: int) -> bytes:
             return message
 
 
+def open_socket() -> socket.socket:
+    """A socket for ICMP; the PermissionError of the raw one, which says what is missing, if there is none."""
+    try:
+        return socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+    except PermissionError as error:
+        try:
+            return socket.socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP)
+        except PermissionError:
+            raise error from None
+
+
 def ping(host: str, count: int) -> int:
     """Ping one host; returns how many requests were answered."""
     answered = 0
     identifier = int.from_bytes(os.urandom(2), "big")
-    with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as sock:
+    with open_socket() as sock:
         sock.connect((host, 0))  # from now on only packets of this host are received
+        if sock.type == socket.SOCK_DGRAM:
+            identifier = sock.getsockname()[1]  # which the kernel puts in, whatever we write
         for sequence in range(1, count + 1):
             began = time.monotonic()
             sock.sendall(request(identifier, sequence))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from example_support import EXAMPLES, SECONDS, Line, program, run
+from example_support import EXAMPLES, SECONDS, Line, command, program, run
 
 from doc_support import ENVIRONMENT
 from raw_sockets import may_open_raw_sockets, without_raw_sockets
@@ -112,7 +113,37 @@ def test_ping_asks_all_hosts_at_once() -> None:
         ]
 
 
+WITHIN = """
+ip link set lo up && echo "$1" >/proc/sys/net/ipv4/ping_group_range && shift &&
+exec setpriv --inh-caps -net_raw --bounding-set -net_raw "$@"
+"""
+
+
+def within_a_namespace(groups: str) -> list[str]:
+    """Words before a command that run it where the groups named may send echo requests, without CAP_NET_RAW."""
+    words = ["unshare", "--net", "sh", "-c", WITHIN, "sh", groups]
+    if not all(map(shutil.which, ("unshare", "ip", "setpriv"))) or subprocess.call(
+        [*words, "true"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ):
+        pytest.skip("no network namespace to be had here: run the tests as root, with unshare, ip and setpriv")
+    return words
+
+
+def test_ping_without_a_raw_socket_where_its_group_may() -> None:
+    words = [sys.executable, str(EXAMPLES / "ping.py"), "-c", "2", "127.0.0.1", "127.0.0.2"]
+    done = command(*within_a_namespace("0 65535"), *words, env=ENVIRONMENT)
+    lines = [re.sub(r"[\d.]+ ms$", "T", line) for line in done.stdout.decode().splitlines()]
+    assert sorted(lines) == [
+        f"127.0.0.{host}: 64 bytes, sequence {sequence}, T" for host in (1, 2) for sequence in (1, 2)
+    ]
+    done = command(*within_a_namespace("1 0"), *words, code=2, env=ENVIRONMENT)  # nobody may
+    assert b"CAP_NET_RAW" in done.stderr
+
+
 def test_ping_names_the_privilege_it_lacks() -> None:
+    low, high = map(int, Path("/proc/sys/net/ipv4/ping_group_range").read_text().split())
+    if low <= os.getegid() <= high:
+        pytest.skip("here every group, or this one, may ping (ping_group_range in icmp(7))")
     code, output, errors = run("ping.py", "127.0.0.1", **without_raw_sockets())
     assert (code, output) == (2, "")
     assert errors.count("\n") == 1
