@@ -3,6 +3,9 @@
     python examples/line_protocol.py [ADDRESS]        9996 unless given; 0 takes any free port
     jackfield connect :9996
 
+``jackfield serve --app-dir examples line_protocol:LineProtocol`` is the same. Mode thread, the default for a handler
+that blocks; green and serial do as well, but not process, where each client would have a store of its own.
+
 Requests are ``SET name value``, ``GET name``, ``DEL name``, ``LIST`` and ``QUIT``; each answer is one line that begins
 with OK or ERROR. Its tests are in examples/test_line_protocol.py.
 """

@@ -5,10 +5,10 @@
 
 Either side may end its half (``shutdown(SHUT_WR)``) while the other goes on: the end is passed on like any byte.
 
-``PROXY_TARGET=localhost:9999 jackfield serve --app-dir examples tcp_proxy:Proxy -k green`` is the same; it takes green
-threads. With PROXY_HEADER=1 or 2 the target is told who the client is, by a PROXY header of that version in front of
-each connection; it has to expect one (HAProxy's ``accept-proxy``, nginx' ``proxy_protocol``, Jackfield's
-``--proxy-protocol``).
+``PROXY_TARGET=localhost:9999 jackfield serve --app-dir examples tcp_proxy:Proxy -k green`` is the same. Mode green, as
+each direction is a loop that waits. With PROXY_HEADER=1 or 2 the target is told who the client is, by a PROXY header of
+that version in front of each connection; it has to expect one (HAProxy's ``accept-proxy``, nginx' ``proxy_protocol``,
+Jackfield's ``--proxy-protocol``).
 """
 
 from __future__ import annotations
