@@ -24,7 +24,7 @@ LEVELS: list[set[str]] = [
     {"config", "lifecycle", "limits", "admission", "proxyheader", "proxyproto", "metrics", "journal"},
     {"reactor"},
     {"messages", "socket", "streams", "sync", "adopt"},
-    {"door", "connecting", "tls"},
+    {"door", "beginning", "connecting", "tls"},
     {
         "handlers", "modes", "connections", "deadlines", "draining", "endings", "guard", "gate", "datagramgate",
         "replies",

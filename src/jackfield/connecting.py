@@ -16,18 +16,21 @@ import ipaddress
 import os
 import selectors
 import socket as _socket_std
+import ssl
 import struct
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from typing import Any, Literal
 
 from . import socket as _socket_ours
 from .address import Address, describe_sockaddr, parse_address
+from .beginning import NEVER, Beginning, late, left, located
 from .clock import MONOTONIC
 from .errors import AddressError, MisuseError
-from .proxyheader import ProxyHeader, encode, own_header
+from .proxyheader import ProxyHeader
 from .reactor import in_green, offload, spawn, wait_readable
+from .tls import ClientTLS
 
 __all__ = ["ATTEMPT_DELAY", "Candidate", "Race", "Resolver", "async_connect", "connect", "interleave", "resolve"]
 
@@ -39,7 +42,6 @@ Candidate = tuple[int, int, int, str, Any]
 
 Resolver = Callable[[Address], Sequence[Candidate]]
 
-NEVER = float("inf")
 _PENDING = (errno.EINPROGRESS, errno.EALREADY, errno.EINTR)
 
 
@@ -50,6 +52,7 @@ def connect(
     *,
     resolver: Resolver | None = None,
     proxy_header: ProxyHeader | Literal[1, 2] | None = None,
+    tls: ClientTLS | ssl.SSLContext | None = None,
 ) -> _socket_ours.socket:
     """A socket connected to ``address``: an address text, an :class:`Address`, or ``(host, port)`` for TCP.
 
@@ -63,21 +66,22 @@ def connect(
         It may block: where that would hold a loop or outlast the timeout, a thread calls it.
     :param proxy_header: sent before anything else, as by a proxy: a :class:`~jackfield.proxyheader.ProxyHeader`, or 1
         or 2 for one of that version with the socket's own addresses. The server has to expect it.
+    :param tls: how to speak TLS, with ``tls://`` as with any other stream: a :class:`~jackfield.tls.ClientTLS` (for
+        ``tls://`` one with nothing said by default), or a context of the ssl module's. What is returned is a
+        :class:`~jackfield.tls.TLSSocket` then, with the handshake done.
     :raises AddressError: the text is no address, or none that can be connected to (``fd://3``, port 0).
-    :raises MisuseError: in a coroutine; or a PROXY header where there is no stream to begin with it.
+    :raises MisuseError: in a coroutine; or a PROXY header or TLS where there is no stream to begin with it.
+    :raises StartError: a file that ``tls`` names is missing or not what it should be.
+    :raises TLSHandshakeError: the server does not speak TLS, or not with whom it should be; one line that says which.
     :raises TimeoutError: nothing was connected within ``timeout``.
     :raises OSError: every attempt failed (the error of the last; its notes tell of each), or the host name has no
         address (``socket.gaierror``).
     """
-    target, deadline = _target(address, proxy_header), _deadline(timeout)
+    target, deadline = _target(address), _deadline(timeout)
+    beginning = Beginning(target, proxy_header, tls)
     if not in_green() and asyncio._get_running_loop() is not None:
         raise MisuseError("connect() in a coroutine would hold the loop; write 'await async_connect(address)'")
-    sock = _connect(target, deadline, source_address, resolver)
-    if proxy_header is not None:
-        with _introduced(sock, target):
-            sock.settimeout(_left(deadline))
-            sock.sendall(_header_for(sock, proxy_header))
-    return sock
+    return beginning.begin(_connect(target, deadline, source_address, resolver), deadline)
 
 
 def _connect(
@@ -92,9 +96,9 @@ def _connect(
             if sock is not None:
                 return sock
             if now >= deadline:
-                raise race.timed_out(_late(target))
+                raise race.timed_out(late(target))
             with contextlib.suppress(TimeoutError):
-                wait_readable(race, _left(min(deadline, race.next), now))
+                wait_readable(race, left(min(deadline, race.next), now))
 
 
 async def async_connect(
@@ -104,16 +108,16 @@ async def async_connect(
     *,
     resolver: Resolver | None = None,
     proxy_header: ProxyHeader | Literal[1, 2] | None = None,
+    tls: ClientTLS | ssl.SSLContext | None = None,
 ) -> _socket_ours.socket:
-    """:func:`connect` in a coroutine. Cancelled, it closes what it has begun."""
-    target, deadline = _target(address, proxy_header), _deadline(timeout)
-    sock = await _aconnect(target, deadline, source_address, resolver)
-    if proxy_header is not None:
-        with _introduced(sock, target):
-            sock.settimeout(0)
-            async with asyncio.timeout(_left(deadline)):
-                await asyncio.get_running_loop().sock_sendall(sock, _header_for(sock, proxy_header))
-    return sock
+    """:func:`connect` in a coroutine. Cancelled, it closes what it has begun.
+
+    For the awaited calls give what it returns to :class:`~jackfield.streams.AsyncSocket`, or where it speaks TLS to
+    :class:`~jackfield.tls.AsyncTLSSocket`.
+    """
+    target, deadline = _target(address), _deadline(timeout)
+    beginning = Beginning(target, proxy_header, tls)
+    return await beginning.abegin(await _aconnect(target, deadline, source_address, resolver), deadline)
 
 
 async def _aconnect(
@@ -125,10 +129,10 @@ async def _aconnect(
         candidates = resolve(target)
     else:
         try:
-            async with asyncio.timeout(_left(deadline)):
+            async with asyncio.timeout(left(deadline)):
                 candidates = await offload(resolver or resolve, target)
         except TimeoutError:
-            raise TimeoutError(_late(target)) from None
+            raise TimeoutError(late(target)) from None
     with Race(candidates, source_address) as race:
         while True:
             now = MONOTONIC.now()
@@ -136,30 +140,8 @@ async def _aconnect(
             if sock is not None:
                 return sock
             if now >= deadline:
-                raise race.timed_out(_late(target))
-            await _until_readable(race.fileno(), _left(min(deadline, race.next), now))
-
-
-# -- a header to begin with ------------------------------------------------------------------------------------------
-
-
-def _header_for(sock: _socket_ours.socket, header: ProxyHeader | Literal[1, 2]) -> bytes:
-    return encode(header if isinstance(header, ProxyHeader) else own_header(sock, header))
-
-
-@contextlib.contextmanager
-def _introduced(sock: _socket_ours.socket, target: Address) -> Iterator[None]:
-    """The socket is as a connected one has to be, or closed."""
-    try:
-        yield
-        sock.settimeout(_socket_std.getdefaulttimeout())
-    except BaseException as error:
-        sock.close()
-        if isinstance(error, TimeoutError):
-            raise TimeoutError(_late(target)) from None
-        if isinstance(error, OSError):
-            raise _located(error, str(target)) from None
-        raise
+                raise race.timed_out(late(target))
+            await _until_readable(race.fileno(), left(min(deadline, race.next), now))
 
 
 # -- the order and the pace: RFC 8305 --------------------------------------------------------------------------------
@@ -274,7 +256,7 @@ class Race:
         if not self._errors:
             return OSError(errno.EADDRNOTAVAIL, "the name has no address")
         where, last = self._errors[-1]
-        return self._noted(_located(last, where))
+        return self._noted(located(last, where))
 
     def timed_out(self, message: str) -> OSError:
         """The TimeoutError for a caller whose patience has ended."""
@@ -309,13 +291,6 @@ def _is_its_own_peer(sock: _socket_ours.socket) -> bool:
         return False  # it was reset already: reading tells
 
 
-def _located(error: OSError, where: str) -> OSError:
-    """The same error, of the same type, that says where."""
-    if error.errno is None or isinstance(error, _socket_std.gaierror):
-        return error
-    return OSError(error.errno, f"{error.strerror}: {where}")
-
-
 # -- what to connect to ---------------------------------------------------------------------------------------------
 
 _KINDS = {
@@ -333,9 +308,7 @@ def resolve(target: Address) -> list[Candidate]:
     return list(_socket_std.getaddrinfo(target.host or None, target.port, family, kind))
 
 
-def _target(
-    address: str | int | Address | tuple[str, int], proxy_header: ProxyHeader | Literal[1, 2] | None = None
-) -> Address:
+def _target(address: str | int | Address | tuple[str, int]) -> Address:
     if isinstance(address, tuple):
         if len(address) != 2 or not isinstance(address[0], str) or not isinstance(address[1], int):
             raise AddressError(f"no address to connect to: {address!r}: write (host, port), e.g. ('127.0.0.1', 9999)")
@@ -344,17 +317,8 @@ def _target(
         target = address if isinstance(address, Address) else parse_address(address)
     if target.scheme in ("fd", "systemd"):
         raise AddressError(f"{target} is a socket, not a place to connect to: write e.g. tcp://127.0.0.1:9999")
-    if target.is_tls:
-        # Never in clear what was meant to be encrypted.
-        plain = f"tcp{str(target)[3:].partition('?')[0]}"
-        raise AddressError(f"connect() has no TLS yet: write {plain}, and then jackfield.tls.start_client(sock, host)")
     if not target.is_unix and not target.port:
         raise AddressError(f"nobody listens on port 0, in {str(target)!r}: write the port of the server")
-    if proxy_header is not None:
-        if target.is_datagram or target.scheme == "unixpacket":
-            raise MisuseError(f"a PROXY header begins a stream, and {target} is none: leave out proxy_header")
-        if not isinstance(proxy_header, ProxyHeader) and proxy_header not in (1, 2):
-            raise MisuseError(f"no PROXY header: {proxy_header!r}: give a ProxyHeader, or 1 or 2 for the version")
     return target
 
 
@@ -376,7 +340,7 @@ def _resolve_in_time(target: Address, deadline: float, resolver: Resolver | None
     if in_green():
         asking = spawn(offload, resolver, target)
         try:
-            if asking.join(_left(deadline)):
+            if asking.join(left(deadline)):
                 return asking.result()  # type: ignore[no-any-return]
         finally:
             asking.kill()
@@ -386,10 +350,10 @@ def _resolve_in_time(target: Address, deadline: float, resolver: Resolver | None
             target=_answer, args=(answer, resolver, target), name="jackfield-resolver", daemon=True
         ).start()
         with contextlib.suppress(TimeoutError):
-            answer.exception(_left(deadline))
+            answer.exception(left(deadline))
         if answer.done():
             return answer.result()
-    raise TimeoutError(_late(target))
+    raise TimeoutError(late(target))
 
 
 def _answer(answer: Future[Sequence[Candidate]], resolver: Resolver, target: Address) -> None:
@@ -403,20 +367,20 @@ def _connect_unix(target: Address, deadline: float) -> _socket_ours.socket:
     path = f"\0{target.path[1:]}" if target.path.startswith("@") else target.path
     sock = _socket_ours.socket(_socket_std.AF_UNIX, _KINDS[target.scheme])
     try:
-        left = _left(deadline)
-        if left is None or in_green():
-            sock.settimeout(left)
+        patience = left(deadline)
+        if patience is None or in_green():
+            sock.settimeout(patience)
         else:
             # Only a blocking connect(2) waits for a full backlog to have room; this is what limits it (socket(7)).
-            whole = max(1, int(left * 1_000_000))
+            whole = max(1, int(patience * 1_000_000))
             sock.setsockopt(_socket_std.SOL_SOCKET, _socket_std.SO_SNDTIMEO, _timeval(whole))
             sock.settimeout(None)
         try:
             sock.connect(path)
         except (BlockingIOError, TimeoutError):
-            raise TimeoutError(_late(target)) from None
+            raise TimeoutError(late(target)) from None
         except OSError as error:
-            raise _located(error, str(target)) from None
+            raise located(error, str(target)) from None
         sock.setsockopt(_socket_std.SOL_SOCKET, _socket_std.SO_SNDTIMEO, _timeval(0))
         sock.settimeout(_socket_std.getdefaulttimeout())
         return sock
@@ -453,15 +417,6 @@ def _deadline(timeout: float | None) -> float:
     if timeout < 0:
         raise ValueError("a timeout is 0 seconds or more")
     return MONOTONIC.now() + timeout
-
-
-def _left(moment: float, now: float | None = None) -> float | None:
-    """Seconds until a moment; None if it never comes."""
-    return None if moment == NEVER else max(0.0, moment - (MONOTONIC.now() if now is None else now))
-
-
-def _late(target: Address) -> str:
-    return f"no connection to {target} within the timeout"
 
 
 async def _until_readable(fd: int, seconds: float | None) -> None:

@@ -81,9 +81,8 @@ def test_without_a_header_only_where_it_may_be_left_out(server: Server) -> None:
     ("words", "code", "wanted"),
     [
         ("connect 127.0.0.1:1 --proxy-source 192.0.2.7", 2, "--proxy-source goes with --send-proxy v1 or v2"),
-        ("connect 127.0.0.1:1 --send-proxy v3", 2, "--send-proxy: no 'v3'; There is: v1, v2"),
+        ("connect 127.0.0.1:1 --send-proxy v3", 2, "--send-proxy/--proxy-protocol: no 'v3'; There is: v1, v2"),
         ("connect udp://127.0.0.1:1 --send-proxy v2", 2, "--send-proxy begins a stream, and udp://127.0.0.1:1 is none"),
-        ("connect 127.0.0.1:1 --proxy-protocol v2", 2, "--proxy-protocol: that is for serve; here use --send-proxy"),
         ("serve --proxy-protocol maybe", 2, "There is: off, auto, v1, v2, optional"),
         ("serve --proxy-allow-from 10.0.0.5", 2, "--proxy-allow-from goes with --proxy-protocol"),
     ],

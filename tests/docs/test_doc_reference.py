@@ -18,7 +18,7 @@ from jackfield.address import parse_address
 from jackfield.connecting import async_connect
 from jackfield.limits import Limits
 from jackfield.serving import ProxyRule
-from jackfield.tls import TLS
+from jackfield.tls import TLS, ClientTLS
 
 REQUIRED = "required"
 
@@ -28,6 +28,7 @@ TABLES: dict[str, tuple[Any, bool, bool]] = {
     "jackfield.Server": (jackfield.Server, True, False),
     "jackfield.limits.Limits": (Limits, True, False),
     "jackfield.tls.TLS": (TLS, True, False),
+    "jackfield.tls.ClientTLS": (ClientTLS, True, False),
     "jackfield.serving.ProxyRule": (ProxyRule, True, False),
     "jackfield.connect": (jackfield.connect, True, False),
     "jackfield.run": (jackfield.run, True, False),

@@ -137,11 +137,11 @@ def test_what_fails_while_it_is_sent_leaves_nothing_open(
     """Whatever can go wrong there, for the sockets of which a header cannot be told too."""
     closed: list[int] = []
 
-    def no_header(sock: socket.socket, header: Any) -> bytes:
+    def no_header(_: Any, sock: socket.socket) -> bytes:
         closed.append(sock.fileno())
         raise ConnectionResetError(104, "Connection reset by peer")
 
-    monkeypatch.setattr("jackfield.connecting._header_for", no_header)
+    monkeypatch.setattr("jackfield.beginning.Beginning._header_of", no_header)
     with listening() as listener:
         with pytest.raises(ConnectionResetError, match=r"tcp://127\.0\.0\.1:\d+"):
             connect(listener.getsockname(), SECONDS, proxy_header=2)

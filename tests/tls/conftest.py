@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tls_support import Authority, Files
+from tls_support import Files
+
+from authorities import Authority
 
 
 @pytest.fixture(scope="session")

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tls_support import DAY, NOW, Authority, Files, conversation
+from tls_support import Files, conversation
 
+from authorities import DAY, NOW, Authority
 from jackfield.errors import StartError
 from jackfield.tls import TLS, ServerTLS, certificate_facts, self_signed, selfsigned
 

@@ -15,8 +15,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, BinaryIO, NoReturn
 
+    from jackfield.address import Address
     from jackfield.cli.conversation import Conversation
     from jackfield.cli.dial import Line
+    from jackfield.cli.encrypted import Terms
 
 __all__ = ["ANSWERS", "EXAMPLES", "configure", "run"]
 
@@ -25,6 +27,7 @@ examples:
   jackfield connect :9999                            type, and read what comes back
   jackfield connect unix:/run/echo.sock < request    a byte pipe
   jackfield connect udp://localhost:9999             datagrams: one for each line typed
+  jackfield connect tls://example.org:443            TLS, with the certificate checked
   jackfield connect :9999 -z                         is anybody there?
   jackfield connect :9999 --send 'hi\\n' --expect HI  a smoke test: exit code 0 or 1
 """
@@ -38,7 +41,11 @@ ANSWERS = {
     "-U": "write unix:PATH",
     "-b": "that is for serve; connect takes the address as it is",
     "--bind": "that is for serve; connect takes the address as it is",
-    "--proxy-protocol": "that is for serve; here use --send-proxy v1 or v2",
+    "--ssl": "write --tls, or tls://HOST:PORT",
+    "--cafile": "write --tls-ca FILE",
+    "--cert": "write --tls-cert FILE",
+    "--key": "write --tls-key FILE",
+    "--sni": "write --servername NAME",
 }
 
 
@@ -48,7 +55,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "address",
         metavar="ADDR",
         nargs="?",
-        help="host:9999, :9999 (this machine), tcp:// udp:// (4, 6) unix: unixgram: unixpacket: fd://N",
+        help="host:9999, :9999 (this machine), tcp:// tls:// udp:// (4, 6) unix: unixgram: unixpacket: fd://N",
     )
     limits = parser.add_argument_group("time")
     limits.add_argument(
@@ -95,12 +102,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
     network = parser.add_argument_group("network")
     network.add_argument("--source", metavar="ADDR", help="send from this HOST, :PORT or HOST:PORT; unixgram: a path")
     network.add_argument(
-        "--send-proxy", choices=("v1", "v2"), metavar="v1|v2", help="begin with a PROXY header of that version"
-    )
+        "--send-proxy", "--proxy-protocol", choices=("v1", "v2"), metavar="v1|v2",
+        help="begin with a PROXY header of that version, before TLS",
+    )  # fmt: skip
     network.add_argument(
         "--proxy-source", metavar="ADDR", help="the client that it tells of, HOST or HOST:PORT (default: this one)"
     )
     network.add_argument("--allow-broadcast", action="store_true", help="permit udp:// to a broadcast address")
+
+    tls = parser.add_argument_group("TLS")
+    tls.add_argument("--tls", action="store_true", help="speak TLS, as with tls://; also over unix:")
+    tls.add_argument("--tls-ca", metavar="FILE", help="trust these authorities, in PEM, in place of the machine's")
+    tls.add_argument("--tls-cert", metavar="FILE", help="this side's own certificate, for a server that asks for one")
+    tls.add_argument("--tls-key", metavar="FILE", help="its key, where that is not in the same file")
+    tls.add_argument("--tls-password-file", metavar="FILE", help="the password of the key, in the first line")
+    tls.add_argument("--servername", metavar="NAME", help="whom the certificate has to be for (default: the host)")
+    tls.add_argument("--alpn", metavar="LIST", help="protocols to offer, the dearest first, with commas between them")
+    tls.add_argument("-k", "--insecure", action="store_true", help="do not check to whom it speaks")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -122,6 +140,7 @@ def run(options: argparse.Namespace) -> int:
     source = parse_source(options.source) if options.source is not None else None
     proxy = parse_introduction(options.send_proxy, options.proxy_source)
     steps = [parse_step(flag, text) for flag, text in options.steps or ()]
+    tls = _tls(options, address)
 
     hold_standard_descriptors()
     # Whoever ends this process politely expects it to tidy up; Python's default would not run the `finally`s.
@@ -135,6 +154,10 @@ def run(options: argparse.Namespace) -> int:
 
         output, record = tape(options.output, "-o"), tape(options.record, "--record")
         line = stack.enter_context(dial(address, options.timeout, source, options.allow_broadcast, proxy))
+        if tls is not None:
+            from jackfield.cli.encrypted import encrypt
+
+            line = stack.enter_context(encrypt(line, tls, options.timeout))
         conversation = Conversation(line, options.crlf, output, record)
         if options.only_connect:
             return _report_open(conversation, options)
@@ -143,6 +166,15 @@ def run(options: argparse.Namespace) -> int:
         if options.send_only or options.recv_only or not _on_terminal():
             return _pipe(conversation, options, read_input=not options.recv_only)
         return _chat(conversation, options)
+
+
+def _tls(options: argparse.Namespace, address: Address) -> Terms | None:
+    flags = ("tls", "tls_ca", "tls_cert", "tls_key", "tls_password_file", "servername", "alpn", "insecure")
+    if not address.is_tls and not any(getattr(options, flag) for flag in flags):
+        return None
+    from jackfield.cli.encrypted import parse_tls  # brings the reactor along: only who needs it pays for it
+
+    return parse_tls(options, address)
 
 
 def _leave(number: int, _frame: object) -> NoReturn:
@@ -211,17 +243,15 @@ def _report_open(conversation: Conversation, options: argparse.Namespace) -> int
     if not line.ends:
         verdict = _probe(conversation, options.timeout)
     if not options.quiet:
-        print(f"{line.peer} {verdict}", file=sys.stderr)
+        print(f"{line.peer} {verdict}{f' ({line.terms})' if line.terms else ''}", file=sys.stderr)
     return exits.OK
 
 
 def _probe(conversation: Conversation, timeout: float) -> str:
     """What an empty datagram tells: an answer, a refusal (raised), or nothing within a second."""
-    from jackfield.cli.dial import readable
-
     conversation.send(b"")
     # A closed port of this machine refuses at once, a distant one after a round trip; silence proves nothing.
-    if readable(conversation.line.fileno(), min(timeout, 1.0)):
+    if conversation.line.waits(min(timeout, 1.0)):
         conversation.receive()
         return "answers"
     return "did not refuse (datagrams: silence proves nothing)"

@@ -107,11 +107,13 @@ class Conversation:
         self.last = time.monotonic()
 
     def receive(self) -> bytes | None:
-        """What has come; None once the other side has closed.
+        """What has come; None once the other side has closed; ``b""`` for what was none of it, as TLS's own records.
 
         :raises NetworkError: the line broke.
         """
         data = self.line.receive()
+        if data == b"" and self.line.ends:  # an empty datagram is one, but no part of a stream is empty
+            return data
         self.last = time.monotonic()
         if data is not None:
             if self._output is not None:

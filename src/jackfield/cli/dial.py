@@ -16,7 +16,7 @@ from jackfield.address import Address, parse_address
 from jackfield.cli.arguments import UsageError
 from jackfield.errors import AddressError, JackfieldError
 
-__all__ = ["Candidate", "Line", "NetworkError", "dial", "explain", "needs_race", "parse_source", "readable"]
+__all__ = ["Candidate", "Line", "NetworkError", "dial", "explain", "needs_race", "parse_source", "readable", "writable"]
 
 STREAM_CHUNK = 1 << 16
 UDP_LARGEST = 65_507
@@ -35,6 +35,13 @@ def readable(descriptor: int, timeout: float | None = 0.0) -> bool:
     return bool(poll.poll(None if timeout is None else max(0, math.ceil(min(timeout, LONGEST_WAIT) * 1000))))
 
 
+def writable(descriptor: int, timeout: float | None = None) -> bool:
+    """Wait until a write would not block, `timeout` seconds at most (an hour at most) or, with None, for ever."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    return bool(poll.poll(None if timeout is None else math.ceil(min(timeout, LONGEST_WAIT) * 1000)))
+
+
 class NetworkError(JackfieldError):
     """The network or the other side failed; the message, one line, says how and what to do."""
 
@@ -47,16 +54,33 @@ class Line:
     :ivar peer: where it leads, as text.
     :ivar ends: whether the other side's closing is seen; no datagram tells of it.
     :ivar largest: how many bytes one :meth:`send` takes at most.
+    :ivar terms: what was agreed on the way, for a person; empty where there was nothing to agree on.
     """
+
+    terms = ""
 
     def __init__(self, sock: _socket_std.socket, peer: Address, target: Any = None) -> None:
         """:param target: where each datagram goes, for a socket that is not connected."""
         self.peer = str(peer)
         self.ends = sock.type != _socket_std.SOCK_DGRAM
         self.largest = UDP_LARGEST if peer.scheme.startswith("udp") else STREAM_CHUNK
-        self._address = peer
+        self.address = peer
         self._sock = sock
         self._target = target
+
+    @property
+    def socket(self) -> _socket_std.socket:
+        """The socket, for who goes on with it in place of this line."""
+        return self._sock
+
+    @property
+    def ahead(self) -> bool:
+        """Whether there is something to :meth:`receive` that the descriptor does not tell of."""
+        return False
+
+    def waits(self, timeout: float | None = 0.0) -> bool:
+        """Whether something waits to be received: :func:`readable`, for this line."""
+        return self.ahead or readable(self.fileno(), timeout)
 
     def fileno(self) -> int:
         """The descriptor, to wait on."""
@@ -119,7 +143,10 @@ class Line:
         try:
             yield
         except OSError as error:
-            raise NetworkError(explain(error, self._address)) from error
+            raise NetworkError(self._explain(error)) from error
+
+    def _explain(self, error: OSError) -> str:
+        return explain(error, self.address)
 
 
 class _UnixDatagramLine(Line):
@@ -151,7 +178,7 @@ def dial(
     broadcast: bool = False,
     proxy: Introduction | None = None,
 ) -> Line:
-    """Open the way to `address`.
+    """Open the way to `address`; where it says ``tls:``, TLS has yet to begin (:mod:`jackfield.cli.encrypted`).
 
     :param timeout: seconds that each attempt to connect may take.
     :param source: what to send from: a host, a port or both; for ``unixgram`` a path.
@@ -160,9 +187,6 @@ def dial(
     :raises NetworkError: nobody is there.
     :raises UsageError: nobody can be there, as the address is written, or it is no stream to begin with a header.
     """
-    if address.is_tls:
-        host = str(address).partition("//")[2].partition("?")[0]
-        raise UsageError(f"connect speaks no TLS yet: write openssl s_client -quiet -connect {host}")
     try:
         line = _dial(address, timeout, source, broadcast)
     except OSError as error:
@@ -254,7 +278,9 @@ def _dial_internet(address: Address, timeout: float, source: Address | None, bro
         # An address that never answers would hold up the others, each for the whole timeout.
         from jackfield.connecting import connect  # ten times slower to import than all of this, but not ten seconds
 
-        return Line(connect(address, timeout), address)
+        # TLS begins here afterwards, with who answers first.
+        plain = parse_address(f"tcp{str(address)[3:]}") if address.is_tls else address
+        return Line(connect(plain, timeout), address)
     for candidate in candidates:
         sock = _socket_std.socket(candidate.family, candidate.kind, candidate.proto)
         try:

@@ -132,8 +132,8 @@ class Pump:
         while True:
             if lingering:
                 limit = self._idle or LINGER
-            ready = {descriptor for descriptor, _ in poll.poll(self._until_idle(limit))}
-            if self._line.fileno() in ready:
+            ready = {descriptor for descriptor, _ in poll.poll(0 if self._line.ahead else self._until_idle(limit))}
+            if self._line.ahead or self._line.fileno() in ready:
                 data = self._conversation.receive()
                 if data is None:
                     break

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from jackfield.cli import exits
 from jackfield.cli.arguments import UsageError
 from jackfield.cli.conversation import Conversation
-from jackfield.cli.dial import LONGEST_WAIT, NetworkError, readable
+from jackfield.cli.dial import LONGEST_WAIT, NetworkError
 from jackfield.cli.text import printable
 
 __all__ = ["Step", "parse_step", "run_script"]
@@ -71,7 +71,7 @@ def run_script(
         deadline = time.monotonic() + timeout
         while not (found := step.search(heard)):
             shown = f"/{printable(step.pattern)}/ did not come"
-            if not readable(conversation.line.fileno(), left := deadline - time.monotonic()):
+            if not conversation.line.waits(left := deadline - time.monotonic()):
                 if left > LONGEST_WAIT:
                     continue
                 hint = ""

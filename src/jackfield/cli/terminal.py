@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from jackfield.cli import exits
 from jackfield.cli.conversation import Conversation
-from jackfield.cli.dial import NetworkError, readable
+from jackfield.cli.dial import NetworkError
 from jackfield.cli.editors import Editor, HungUpError, choose_editor
 from jackfield.cli.text import escape
 
@@ -58,7 +58,8 @@ class Client:
         :raises NetworkError: the line broke, or was idle too long.
         """
         peer = self._conversation.line.peer
-        self._say(f"connected to {peer}; Ctrl-D closes")
+        terms = self._conversation.line.terms
+        self._say(f"connected to {peer}{f' ({terms})' if terms else ''}; Ctrl-D closes")
         with choose_editor(self._prompt) as editor:
             listener = threading.Thread(target=self._listen, args=(editor,), daemon=True, name="listener")
             listener.start()
@@ -90,14 +91,14 @@ class Client:
 
     def _next_piece(self) -> bytes | None:
         """What has come, with the rest of its last line if that follows at once; None at the end."""
-        descriptor = self._conversation.line.fileno()
-        while not readable(descriptor, self._idle):
+        line = self._conversation.line
+        while not line.waits(self._idle):
             if time.monotonic() - self._conversation.last >= (self._idle or 0):
                 raise NetworkError(f"nothing passed for {self._idle:g}s (-i)")
         piece = self._conversation.receive()
-        if piece is None or not self._conversation.line.ends:
+        if piece is None or not line.ends:
             return piece
-        while not piece.endswith(b"\n") and len(piece) < LARGEST_PIECE and readable(descriptor, SETTLE):
+        while not piece.endswith(b"\n") and len(piece) < LARGEST_PIECE and line.waits(SETTLE):
             more = self._conversation.receive()
             if more is None:  # it will say so again
                 break

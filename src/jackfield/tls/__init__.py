@@ -5,6 +5,7 @@ from jackfield.errors import TLSError, TLSHandshakeError
 from .awaiting import AsyncTLSSocket
 from .blocking import TLSSocket
 from .certificate import CertificateFacts, certificate_facts
+from .client import ClientTLS
 from .config import TLS
 from .contexts import ServerTLS
 from .info import TLSInfo
@@ -15,6 +16,7 @@ __all__ = [
     "TLS",
     "AsyncTLSSocket",
     "CertificateFacts",
+    "ClientTLS",
     "ServerTLS",
     "TLSError",
     "TLSHandshakeError",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -45,9 +46,7 @@ class TLS:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "more", tuple((cert, key) for cert, key in self.more))
-        if isinstance(self.alpn, str):
-            raise ValueError(f"alpn is several protocols: write alpn=({self.alpn!r},)")
-        object.__setattr__(self, "alpn", tuple(self.alpn))
+        object.__setattr__(self, "alpn", check_protocols(self.alpn))
         if self.min_version not in _VERSIONS:
             raise ValueError(f"no TLS version that is safe: {self.min_version!r}: write min_version='1.2' or '1.3'")
         if self.client_auth not in _CLIENT_AUTH:
@@ -58,11 +57,19 @@ class TLS:
             raise ValueError("client_ca is for clients' certificates: add client_auth='required' or 'optional'")
         if self.alpn_required and not self.alpn:
             raise ValueError("alpn_required needs protocols: add e.g. alpn=('h2', 'http/1.1')")
-        for name in self.alpn:
-            if not 0 < len(name) < 256 or not name.isascii():
-                raise ValueError(f"a protocol of ALPN has 1 to 255 letters of ASCII, not {name[:40]!a}")
 
     @property
     def pairs(self) -> tuple[tuple[Path, Path | None], ...]:
         """All pairs of certificate and key, the one for everybody first."""
         return ((self.cert, self.key), *self.more)
+
+
+def check_protocols(alpn: Iterable[str]) -> tuple[str, ...]:
+    """Names of protocols for ALPN, as a tuple. ValueError for what is none."""
+    if isinstance(alpn, str):
+        raise ValueError(f"alpn is several protocols: write alpn=({alpn!r},)")
+    names = tuple(alpn)
+    for name in names:
+        if not 0 < len(name) < 256 or not name.isascii():
+            raise ValueError(f"a protocol of ALPN has 1 to 255 letters of ASCII, not {name[:40]!a}")
+    return names

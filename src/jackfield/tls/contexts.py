@@ -26,7 +26,8 @@ _NO_APPLICATION_PROTOCOL = 120
 #: (CVE-2026-19445). A reload is rare, and a context is some 20 KiB.
 _kept: list[ssl.SSLContext] = []
 
-_VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
+#: What ``min_version`` means to the ssl module.
+VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 _VERIFY = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
 
 
@@ -101,7 +102,7 @@ def _load(tls: TLS) -> tuple[tuple[ssl.SSLContext, CertificateFacts], ...]:
 
 def _served(tls: TLS, cert: Path, key: Path | None) -> tuple[ssl.SSLContext, CertificateFacts]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = _VERSIONS[tls.min_version]
+    context.minimum_version = VERSIONS[tls.min_version]
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
     # All ciphers offered are good: the client knows which of them its processor is fast at (RFC 9325 4.2.1 leaves it).
     context.options &= ~ssl.OP_CIPHER_SERVER_PREFERENCE
@@ -114,9 +115,9 @@ def _served(tls: TLS, cert: Path, key: Path | None) -> tuple[ssl.SSLContext, Cer
     keylog = os.environ.get("SSLKEYLOGFILE")
     if keylog and not sys.flags.ignore_environment:
         context.keylog_filename = keylog  # as ssl.create_default_context() does
-    facts = _load_pair(context, cert, key, tls.password_file)
+    facts = load_pair(context, cert, key, tls.password_file)
     if tls.client_ca is not None:
-        _text(tls.client_ca, "CERTIFICATE")
+        text_of(tls.client_ca, "CERTIFICATE")
         try:
             context.load_verify_locations(tls.client_ca)
         except ssl.SSLError:
@@ -129,10 +130,11 @@ class _NoPassword(Exception):
     pass
 
 
-def _load_pair(context: ssl.SSLContext, cert: Path, key: Path | None, password_file: Path | None) -> CertificateFacts:
-    pem = _text(cert, "CERTIFICATE")
+def load_pair(context: ssl.SSLContext, cert: Path, key: Path | None, password_file: Path | None) -> CertificateFacts:
+    """Give a context its certificate and key; what the certificate says. StartError says what is wrong with them."""
+    pem = text_of(cert, "CERTIFICATE")
     holder = os.fspath(cert if key is None else key)
-    _text(holder, "PRIVATE KEY")
+    text_of(holder, "PRIVATE KEY")
     try:
         # Without a function OpenSSL would ask for the password on the terminal.
         context.load_cert_chain(cert, key, _password_in(password_file))
@@ -149,7 +151,7 @@ def _password_in(file: Path | None) -> Callable[[], str]:
     def password() -> str:
         if file is None:
             raise _NoPassword
-        return _text(file, None).split("\n")[0].rstrip("\r")
+        return text_of(file, None).split("\n")[0].rstrip("\r")
 
     return password
 
@@ -169,7 +171,7 @@ def _explain(error: ssl.SSLError, cert: str, holder: str, password_file: Path | 
     raise StartError(message) from None
 
 
-def _text(file: Path, kind: str | None) -> str:
+def text_of(file: Path, kind: str | None) -> str:
     """The text of a file, in which there must be a PEM block of this kind."""
     name = os.fspath(file)
     try:

@@ -47,6 +47,12 @@ class SSLManners:
         """Bytes of text that :meth:`recv` has without asking the peer. There may be more, not yet decrypted."""
         return self._engine.pending()
 
+    @property
+    def ahead(self) -> bool:
+        """Whether ``recv()`` may have something of which the descriptor does not tell, text or the end: who waits for
+        the descriptor to be readable looks here first."""
+        return self._engine.more
+
     # -- what was agreed -----------------------------------------------------------------------------------------------
 
     @property

@@ -58,7 +58,7 @@ def start_server(
 
 
 def start_client(
-    sock: socket,
+    sock: _socket_std.socket,
     server_hostname: str | None,
     context: ssl.SSLContext | None = None,
     deadline: float | None = None,
