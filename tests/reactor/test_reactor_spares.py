@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import gc
 import weakref
@@ -266,3 +267,23 @@ def test_without_the_count_of_references_a_held_one_would_be_used_again(monkeypa
         assert held._value != "mine"
 
     run(main)
+
+
+def test_spares_end_with_a_loop_that_just_closes() -> None:
+    """``asyncio.run()`` closes its loop and knows of no reactor. One that is suspended holds itself by its frames."""
+
+    def living() -> int:
+        gc.collect()
+        return sum(isinstance(one, GreenThread) for one in gc.get_objects())
+
+    async def main() -> int:
+        for _ in range(5):
+            spawn(lambda: None)
+        while current_reactor().greens:
+            await asyncio.sleep(0)
+        return len(current_reactor().spares)
+
+    before = living()
+    assert asyncio.run(main()) >= 5
+    assert asyncio.run(main()) >= 5
+    assert living() <= before

@@ -160,10 +160,7 @@ class Reactor:
         if self.watchdog is not None:
             self.watchdog.close()
         self.most_spares = 0
-        spares, self.spares = self.spares, []
-        for spare in spares:
-            spare.parent = getcurrent()
-            spare.switch()  # it returns
+        self._end_spares()
         if self._host_timer is not None:
             self._host_timer.cancel()
         if not self.loop.is_closed():
@@ -171,9 +168,19 @@ class Reactor:
         self.poller.close()
         _reactors.forget(self)
 
+    def _end_spares(self) -> None:
+        spares, self.spares = self.spares, []
+        for spare in spares:
+            spare.parent = getcurrent()
+            spare.switch()  # it returns
+
     def _loop_let_go(self, _: object) -> None:
         # In the midst of the loop's own end: it is not to be asked for anything more.
         if self.loop.is_closed():
+            # A greenlet that is suspended holds itself by its own frames, which the collector does not see into. It can
+            # be ended on its own thread only, where a loop nearly always closes.
+            if threading.get_ident() == self.thread_id:
+                self._end_spares()
             self.spares.clear()
             self.poller.close()
             _reactors.forget(self)
