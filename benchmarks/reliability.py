@@ -154,7 +154,8 @@ def in_namespace(row: Row, names: list[str], options: argparse.Namespace) -> Doc
 def addresses(conditions: Conditions) -> Document:
     from reliability_attacks.addresses import measured
 
-    about = " ".join((measured.__doc__ or "").split()) + " Verdicts alone, without a server."
+    about = " ".join((measured.__doc__ or "").split())
+    about += " Verdicts alone, without a server; what one costs is processor time."
     document: Document = {
         "number": TABLE_ROW, "title": TABLE_TITLE, "about": about, "to_hold": to_hold(TABLE_BARS, "during"), "set": "",
         "date": now(), "servers": [],

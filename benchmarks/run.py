@@ -4,6 +4,7 @@
     python benchmarks/run.py --quick                   fewer and shorter rounds: 3 minutes at most
     python benchmarks/run.py echo latency --no-peers   some rows
     python benchmarks/run.py --json figures.json --svg figures.svg
+    python benchmarks/run.py churn echo --limits none  our servers without the limits that they have by default
     python benchmarks/run.py --from figures.json --svg figures.svg      the same again, without measuring
 
 The table goes to standard output, what is going on to standard error. Exit status 1 if a run was void, because a reply
@@ -110,6 +111,7 @@ def measure_all(options: argparse.Namespace, setting: Setting) -> Document:
         "machine": machine(),
         "rounds": options.rounds,
         "seconds": options.seconds,
+        "limits": options.limits,
         "rows": [],
     }
     for row in rows(setting):
@@ -162,6 +164,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--mib", type=float, help=f"the size of the file; {MIB:g} unless given")
     parser.add_argument("--peers", action=argparse.BooleanOptionalAction, help="other libraries too; those installed")
     parser.add_argument("--connections", type=int, default=1_000_000, help="at most so many in every row")
+    parser.add_argument(
+        "--limits", choices=("default", "none"), default="default",
+        help="of our own servers (but in row file): those that they have by default, or none but of connections",
+    )  # fmt: skip
     parser.add_argument("--folder", help="where the file and its copy lie; memory if it has room, unless given")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what was found")
     parser.add_argument("--svg", type=Path, metavar="FILE", help="draw it")
@@ -191,7 +197,9 @@ def measured(options: argparse.Namespace) -> Document:
     server, load = processors()
     program("echo_load")  # says at once if there is no compiler
     raise_limit()
-    setting = Setting(options.seconds, server, load, options.connections, options.mib, options.folder, options.broken)
+    setting = Setting(
+        options.seconds, server, load, options.connections, options.mib, options.folder, options.broken, options.limits
+    )
     with contextlib.closing(setting):
         return measure_all(options, setting)
 

@@ -73,12 +73,15 @@ def ours(mode: str, options: argparse.Namespace) -> None:
 def serve(handler: Any, mode: str, options: argparse.Namespace) -> None:
     """Serve a handler; says the port as soon as clients can connect."""
     import jackfield
+    from jackfield.limits import Limits
 
     address = f"{'udp' if options.datagrams else 'tcp'}://127.0.0.1:0"
     bounds: dict[str, Any] = {}
     if not options.datagrams:
         most = options.connections + SPARE
         bounds = {"max_connections": max(most, 10_000), "max_threads": max(most, 256)}
+    if options.limits == "none":
+        bounds["limits"] = Limits.none()
     server = jackfield.Server(handler, address, mode=mode, **bounds).bind()
     limit = server.info().limit
     if not options.datagrams and mode != "serial" and limit < options.connections:
@@ -144,6 +147,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=1024, help="bytes of one read")
     parser.add_argument("--as-is", action="store_true", help="send back what came instead of upper case")
     parser.add_argument("--connections", type=int, default=1000, help="room for so many at once")
+    parser.add_argument("--limits", choices=("default", "none"), default="default", help="of a server of ours")
     parser.add_argument("--broken", choices=BROKEN)
     options = parser.parse_args()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started it ends it

@@ -27,6 +27,13 @@ NAMES = {
     "uvloop-streams": "uvloop streams",
 }
 
+#: By what a document says of the limits of our own servers.
+LIMITS = {
+    None: "",
+    "default": " Our own servers have the limits on that they have by default, with more room for connections.",
+    "none": " **Our own servers have no limits** but of connections: not what they are by default.",
+}
+
 SIGNS = {"at most": "≤", "at least": "≥", "below": "<"}
 
 
@@ -135,7 +142,7 @@ def about(document: Document) -> str:
         f"load average {machine['load_average']:.1f} at the start. "
         f"Rounds: {document['rounds']}, of {document['seconds']:g} s; servers in turn, each alone on one processor and "
         "the load on another: medians, and the lowest and highest round. × C is the ratio to the C program of the "
-        "same round."
+        "same round." + LIMITS[document.get("limits")]
     )
 
 

@@ -52,6 +52,8 @@ class Setting:
     mib: float = 1024
     folder: str | None = None
     broken: str | None = None
+    #: Of our own servers: those they have by default, or ``none``.
+    limits: str = "default"
     _exits: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     def few(self, connections: int) -> int:
@@ -105,6 +107,7 @@ def _running(
         command = [*python("servers.py", name), "--connections", connections, "--size", size]
         command += ["--as-is"] if as_is else []
         command += ["--datagrams"] if datagrams else []
+        command += ["--limits", setting.limits]
         command += ["--broken", setting.broken] if setting.broken and name == "async" else []
     pure = name.endswith("-pure")
     environment = {"JACKFIELD_PURE": "1"} if pure else {}

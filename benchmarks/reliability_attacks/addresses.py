@@ -2,7 +2,8 @@
 
     python benchmarks/reliability_attacks/addresses.py 1000000
 
-says in one line of JSON how long the verdicts on one honest address took meanwhile, and beside it alone.
+says in one line of JSON how long the verdicts on one honest address took meanwhile, and beside it alone; and what a
+verdict costs in processor time.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ sys.path.append(str(Path(__file__).parents[1]))
 import verdicts
 from processes import cpu_seconds, memory
 
-from jackfield.admission import Admission, Rate
+from jackfield.admission import Admission, PeerList, Rate
 from jackfield.limits import Limits
 from reliability_attacks.honest import in_ms, percentile
 
@@ -64,9 +65,24 @@ def measured(count: int) -> dict[str, Any]:
         "remembered": admission.remembered,
         "memory_mib": (memory(os.getpid()) - before) / 2**20,
         "cpu_seconds": cpu_seconds(os.getpid()) - spent,
+        **costs(),
         "alone": told(alone, 0),
         "beside": told(beside, lost),
     }
+
+
+def costs() -> dict[str, float]:
+    """Of the quickest of several runs over 20,000 addresses each: microseconds of processor time to admit one and for
+    one to leave, by default limits; the same by one of two workers that count together; and to look one up in 10,000
+    networks, the slower one of IPv4 and IPv6."""
+    peers = verdicts.some_peers(verdicts.CALLS)
+    admitting, leaving = verdicts.of_each(Admission(Limits(max_connections=verdicts.CALLS)), peers)
+    together = verdicts.of_a_worker(peers)
+    networks = PeerList(verdicts.ten_thousand_networks())
+    return {
+        "admit_us": admitting, "leave_us": leaving, "admit_together_us": together[0], "leave_together_us": together[1],
+        "networks_us": max(verdicts.of_a_look_up(networks, family) for family in (4, 6)),
+    }  # fmt: skip
 
 
 def told(taken: list[float], lost: int) -> dict[str, Any]:

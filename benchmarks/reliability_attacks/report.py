@@ -119,7 +119,7 @@ def cells(entry: Document) -> list[str]:
 
 
 #: By how the names of figures end.
-UNITS = {"_s": "s", "_seconds": "s", "_mib": "MiB", "_kib": "KiB", "_percent": "%", "_in_attack": "B"}
+UNITS = {"_us": "µs", "_s": "s", "_seconds": "s", "_mib": "MiB", "_kib": "KiB", "_percent": "%", "_in_attack": "B"}
 
 
 def shown(value: Any, name: str = "") -> str:

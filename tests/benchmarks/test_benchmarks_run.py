@@ -68,6 +68,15 @@ def test_every_row_is_measured(group: str, tmp_path: Path) -> None:
     assert document["native"] is None if group in ("file", "pure") else document["native"] in (True, False)
 
 
+@pytest.mark.parametrize("limits", ["default", "none"])
+def test_it_says_which_limits_the_servers_had(limits: str, tmp_path: Path) -> None:
+    done, document = measured(tmp_path, "churn", *SMALL, "--limits", limits)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert document["limits"] == limits
+    words = {"default": "have the limits on that they have by default", "none": "**Our own servers have no limits**"}
+    assert [word in done.stdout for word in words.values()] == [key == limits for key in words]
+
+
 def test_what_must_be_reached_is_judged(tmp_path: Path) -> None:
     done, document = measured(tmp_path, "echo", "large", *SMALL)
     judged = 0
