@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from .modes.arenas import share_arenas
 from .server import Server
 
 _log = logging.getLogger("jackfield.server")
@@ -30,6 +31,8 @@ def serve(handler: Any, *addresses: Any, **options: Any) -> None:
     StartError, AddressError and MisuseError as of :class:`~jackfield.Server`.
     """
     server = Server(handler, *addresses, **options)
+    if server.mode == "thread":
+        share_arenas()
     if threading.current_thread() is not threading.main_thread():
         server.serve_forever()
         return

@@ -24,6 +24,7 @@ from jackfield.cli.target import check_target, is_coroutine_handler, load_target
 from jackfield.door import Listener, open_listeners
 from jackfield.door.inheritance import inheritance
 from jackfield.errors import StartError
+from jackfield.modes.arenas import share_arenas
 from jackfield.server import Server
 from jackfield.serving import descriptor_room, in_background, mode_for
 
@@ -237,6 +238,8 @@ def make_server(bound: Bound) -> tuple[Server, argparse.Namespace]:
         from jackfield.cli.accesslog import log_access  # late: few want one
 
         log_access(server)
+    if server.mode == "thread":
+        share_arenas()
     return server, options
 
 

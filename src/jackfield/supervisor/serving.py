@@ -12,6 +12,7 @@ from .. import signals
 from ..door import Listener, open_listeners
 from ..door.inheritance import inheritance
 from ..errors import MisuseError
+from ..modes.arenas import share_arenas
 from ..server import Server
 from .asked import Asked, workers_for
 from .places import open_places
@@ -64,7 +65,8 @@ def serve(
         def make(worker: Worker) -> Sequence[Server]:
             return [Server(handler, *worker.its_own(listeners), **options)]
 
-        Server(handler, *listeners, **options)  # what is wrong with the options is told here, once
+        if Server(handler, *listeners, **options).mode == "thread":  # what is wrong with the options is told here, once
+            share_arenas()  # for the workers too, which are forked
         supervisor = Supervisor(
             make, [*listeners, *more], workers=count, recycling=recycling,
             graceful_timeout=options.get("graceful_timeout", 30.0), **of_workers,
