@@ -117,6 +117,53 @@ def test_it_is_stopped_while_it_starts(tmp_path: Path) -> None:
         assert session(program.pid) == []
 
 
+def test_who_waits_for_the_first_workers_is_served_at_a_stop(tmp_path: Path) -> None:
+    """It could connect, as the supervisor binds first, and knows nothing of workers."""
+    path = tmp_path / "socket"
+    with Supervised(tmp_path, workers=2, plan="late", wait=False, addresses=[f"unix:{path}"]) as program:
+        until(lambda: len(program.workers) == 2, "two workers begin")
+        with Client(f"unix:{path}") as client:
+            client.tell("say served")
+            program.send(signal.SIGTERM)
+            assert program.line() == "stopping"
+            program.plan.write_text("serve")
+            assert client.hear() == "served", program.log
+            assert client.hear() is None
+        assert program.wait() == 0
+        assert session(program.pid) == []
+
+
+def test_who_waits_for_one_that_never_begins_is_waited_for_until_the_deadline(tmp_path: Path) -> None:
+    """The broken case; and it is not told as served."""
+    path = tmp_path / "socket"
+    with Supervised(
+        tmp_path, plan="hang", wait=False, addresses=[f"unix:{path}"], graceful_timeout=0.2
+    ) as program:  # fmt: skip
+        until(lambda: len(program.workers) == 1, "a worker begins")
+        with Client(f"unix:{path}") as client:
+            client.tell("say served")
+            assert program.end() == 0
+            assert client.hear() is None
+        assert session(program.pid) == []
+
+
+def test_one_that_serves_already_finishes_while_the_others_still_start(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with Supervised(tmp_path, workers=2, plan="late", wait=False, addresses=[f"unix:{path}"]) as program:
+        late = until(lambda: program.workers if len(program.workers) == 2 else [], "two workers begin")[1]
+        os.kill(late, signal.SIGSTOP)
+        program.plan.write_text("serve")
+        with Client(f"unix:{path}") as client:
+            client.tell("work 0.3")
+            assert client.hear() == "begun"
+            program.send(signal.SIGTERM)
+            assert program.line() == "stopping"
+            os.kill(late, signal.SIGCONT)
+            assert (client.hear() or "").startswith("done"), program.log
+        assert program.wait() == 0
+        assert session(program.pid) == []
+
+
 def test_starting_costs_no_processor(tmp_path: Path) -> None:
     """While it waits for workers that load it waits."""
     with Supervised(tmp_path, workers=2, plan="late", wait=False) as program:

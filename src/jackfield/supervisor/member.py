@@ -95,16 +95,25 @@ class Member:
         self.due = due
         self.link.send(retire=patience)
 
-    def stop(self, deadline: float, due: float) -> None:
-        """Have it stop within ``deadline`` seconds. One that has not begun serves nobody, and is ended at once."""
-        if self.state is WorkerState.STARTING:
+    def stop(self, deadline: float, due: float, *, is_needed: bool = False) -> None:
+        """Have it stop within ``deadline`` seconds. One that has not begun leaves at once, unless it ``is_needed``:
+        somebody waits whom no other worker serves.
+
+        That it has not said so yet does not mean that it has not begun: clients may have come to it meanwhile. So it is
+        asked, and knows.
+        """
+        if self.state is WorkerState.KILLED:
+            return
+        if not self.has_served and deadline <= 0:
             self.kill()
-        elif self.state is not WorkerState.KILLED:
-            if self.state is not WorkerState.STOPPING:
-                self.move(WorkerState.STOPPING)
-            self.due = due if self.due is None else min(self.due, due)
-            if not self.link.send(stop=deadline):
-                self.signal(signal.SIGTERM)  # as it cannot ask, it does as it would without a supervisor
+            return
+        is_starting = self.state is WorkerState.STARTING
+        if self.state is not WorkerState.STOPPING:
+            self.move(WorkerState.STOPPING)
+        self.due = due if is_starting or self.due is None else min(self.due, due)
+        asked = self.link.send(stop=deadline)
+        if not asked or (is_starting and not is_needed):
+            self.signal(signal.SIGTERM)  # as it cannot ask, or not yet, it does as it would without a supervisor
 
     def abort(self, now: float) -> None:
         """It is stuck: have it write where (SIGABRT, see faulthandler), then kill it."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..door import Listener
 from ..errors import JackfieldError, StartError
+from ..reactor.bridges import ready_now
 from ..server import Server
 from . import ears
 from .ears import Ears
@@ -269,16 +270,22 @@ class Supervisor(Errands):
             self._retire(member)
         elif member.state is WorkerState.STARTING:
             member.told = True
-            member.kill()
+            self._stop_one(member)
+
+    def _stop_one(self, member: Member) -> None:
+        member.stop(self.graceful_timeout, time.monotonic() + self.graceful_timeout + GIVE_UP + 1.0)
 
     # -- workers that are there --------------------------------------------------------------------------------------
 
     def _hear(self, member: Member) -> None:
         while message := member.link.receive():
-            if "ready" in message and member.state is WorkerState.STARTING:
+            if "ready" in message:
                 self.facts = message["ready"]
+                member.has_served = True
+                if member.state is not WorkerState.STARTING:
+                    continue  # told to stop meanwhile, which it does next
                 member.move(WorkerState.SERVING)
-                member.has_served, member.due = True, None
+                member.due = None
                 _log.debug("%s is ready after %.0f ms", member, (time.monotonic() - member.since) * 1000)
             if "failed" in message:
                 member.failure = str(message["failed"])
@@ -297,7 +304,7 @@ class Supervisor(Errands):
     def _let_leave(self, member: Member) -> None:
         """Somebody has sent SIGTERM to this worker alone: another takes its place first."""
         if self.stopping or member.state is WorkerState.RETIRING:
-            member.stop(self.graceful_timeout, time.monotonic() + self.graceful_timeout + GIVE_UP + 1.0)
+            self._stop_one(member)
         elif member.state is WorkerState.SERVING and not self._is_replaced(member):
             _log.info("%s is replaced: it was sent SIGTERM", member)
             member.patience = 0.0
@@ -307,7 +314,9 @@ class Supervisor(Errands):
         return member.state is WorkerState.SERVING and (member.shown.accepted > 0 or now - member.since >= EARLY)
 
     def _is_to_beat(self, member: Member) -> bool:
-        return member.state in (WorkerState.SERVING, WorkerState.RETIRING, WorkerState.STOPPING)
+        return member.has_served and member.state in (
+            WorkerState.SERVING, WorkerState.RETIRING, WorkerState.STOPPING
+        )  # fmt: skip
 
     def _beat_due(self, member: Member) -> float:
         return max(member.shown.beat, self._awake_since) + self.worker_timeout
@@ -406,10 +415,9 @@ class Supervisor(Errands):
                 continue
             self._rollovers.remove(rollover)
             if why is not None:
-                for member in rollover.members:
-                    if member.state is not WorkerState.GONE:
-                        member.told = True
-                        member.kill()
+                for member in rollover.members if not self.stopping else []:
+                    member.told = True
+                    self._dismiss(member)  # those that are ready may have had clients
                 if not self._is_ready:
                     return None if self.stopping else why
                 if not (self.stopping or rollover.abandoned):
@@ -466,8 +474,10 @@ class Supervisor(Errands):
         """Stop all workers within ``deadline`` seconds (``graceful_timeout`` if None); the earliest deadline holds."""
         seconds = self.graceful_timeout if deadline is None else deadline
         ends_at = time.monotonic() + seconds + GIVE_UP + 1.0
+        is_needed = False
         if not self.stopping:
             self.on_stop()
+            is_needed = self._nobody_serves_the_queue()
             for listener in self.listeners:
                 if not (listener.is_datagram or listener.shared) and listener.fileno() >= 0:
                     # Nobody is let in any more; those who wait in the queue are the workers' (listen(2)).
@@ -478,7 +488,14 @@ class Supervisor(Errands):
         self._ends_at = ends_at if self._ends_at is None else min(self._ends_at, ends_at)
         for member in self.members:
             member.told = True
-            member.stop(seconds, self._ends_at)
+            member.stop(seconds, self._ends_at, is_needed=is_needed)
+
+    def _nobody_serves_the_queue(self) -> bool:
+        """Whether somebody has connected and waits in the kernel's queue, and all the workers are still starting."""
+        if any(member.state is WorkerState.SERVING for member in self.members):
+            return False
+        mine = [one for one in self.listeners if not (one.is_datagram or one.shared) and one.fileno() >= 0]
+        return any(ready_now(listener.fileno(), reading=True) for listener in mine)
 
     def leave(self) -> None:
         """Another supervisor has the listeners: the workers retire, and :meth:`run` returns with the last of them."""
