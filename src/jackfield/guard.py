@@ -31,11 +31,11 @@ class Guard(Guarded):
 
     def __init__(
         self, connections: Connections, limits: Limits, events: Publisher, *, watching: bool = True,
-        shared: SharedAdmission | None = None,
+        shared: SharedAdmission | None = None, room_is_seen_to: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         self.connections = connections
-        self.admission: Admission = Admission(limits) if shared is None else shared
+        self.admission: Admission = shared or Admission(limits, room_is_seen_to=room_is_seen_to)
         self._shared = shared
         self.deadlines = Deadlines(connections, limits)
         if shared is not None:

@@ -11,7 +11,7 @@ import weakref
 from typing import Any
 
 import pytest
-from native_support import MODES, TCP, Held, ask, by, dial, echo, ended, is_over, leave, lines, until
+from native_support import HERE, MODES, TCP, Held, ask, by, client_of, dial, echo, ended, is_over, leave, lines, until
 
 from jackfield import (
     AsyncRequestHandler,
@@ -287,3 +287,25 @@ def test_who_is_closed_by_its_handler_counts_until_that_returns(mode: str) -> No
             go.set()
             assert ended(server) == {"handler_returned": 1}
         assert server._service.guard.admission.total == 0
+
+
+@pytest.mark.parametrize("mode", HERE)
+def test_who_waits_at_a_limit_that_was_lowered_waits_on(mode: str) -> None:
+    """Also when somebody leaves, and those who are in are still as many as may be, or more."""
+    limits = Limits(max_connections=3, when_full="wait")
+    with Server(echo(mode), TCP, mode=mode, limits=limits) as server, contextlib.ExitStack() as stack:
+        first, second, third = (stack.enter_context(client_of(server)) for _ in range(3))
+        for client in (first, second, third):
+            client.sendall(b"x")
+            assert client.recv(1) == b"X"
+        server.limits = limits.replace(max_connections=1)
+        waiting = stack.enter_context(client_of(server))
+        waiting.sendall(b"y")
+        for client in (first, second):
+            leave(client)
+        until(lambda: server.info().ends.get("peer_closed") == 2)
+        third.sendall(b"x")
+        assert third.recv(1) == b"X"
+        leave(third)
+        assert waiting.recv(1) == b"Y"
+        assert server.info().refused == 0

@@ -63,13 +63,15 @@ class Admission(Guarded):
         "_per_address",
         "_rated",
         "_refusals",
+        "_room_is_seen_to",
         "_spread",
         "_total",
     )
 
-    def __init__(self, limits: Limits, clock: Clock = MONOTONIC) -> None:
+    def __init__(self, limits: Limits, clock: Clock = MONOTONIC, *, room_is_seen_to: bool = False) -> None:
         super().__init__()
         self._now = clock.now
+        self._room_is_seen_to = room_is_seen_to
         self._refusals = dict.fromkeys(Refusal, 0)
         self._total = 0
         #: Live connections by key; and by whole address, where the key is only a part of that.  Nothing is evicted from
@@ -222,7 +224,7 @@ class Admission(Guarded):
     def _set(self, limits: Limits) -> None:
         """Work out what a verdict needs at once."""
         self._limits = limits
-        self._max = limits.max_connections
+        self._max = None if self._room_is_seen_to else limits.max_connections
         self._per_address = limits.connections_per_address
         self._listed = limits.allow is not None or limits.deny is not None
         self._rated = limits.accept_rate is not None or limits.accept_rate_per_address is not None

@@ -76,9 +76,11 @@ class Service:
 
             shared = SharedAdmission(limits, seat)
         self._is_shared = shared is not None
+        # Whoever accepts has looked for room before. Asked once more, those would be refused who were accepted at the
+        # moment in which another thread lowers the limit.
         self.guard = Guard(
             Connections(elsewhere=mode == "process"), self._limits_here(limits), events,
-            watching=mode != "process", shared=shared,
+            watching=mode != "process", shared=shared, room_is_seen_to=True,
         )  # fmt: skip
         self.streams = Streams(handler, mode, owner, self.guard, self.failures, self.children.serve)
         self.children.on_ended = lambda sock, reason: self.streams.close(sock, reason=reason)
@@ -292,7 +294,9 @@ class Service:
             self.units.offer(self._take_another)
 
     def _take_another(self) -> None:
-        """On a thread whose connection has ended."""
+        """On a thread whose connection has ended, and whose place is still taken."""
+        if self.units.live > self.limit:
+            return  # the limit was lowered meanwhile: there is no place
         for listener in [] if self.stopping or self.suspended else list(self.listeners):
             if not listener.is_datagram and not self._pauses.left(listener):
                 if self._is_shared and not self.guard.reserve():
