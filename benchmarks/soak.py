@@ -149,6 +149,7 @@ def judged(soak: Soak, loads: list[Document], bar: float) -> Document:
         one for load in loads for one in load["unanswered"]
         if not any(-0.1 < one["at"] - at < AROUND for at in killed.values())
     ]  # fmt: skip
+    examples = {"lost": lost[:5], "refused": refused[:5], "wrong": wrong[:5]}
     slopes = {"supervisor": slope([soak.supervisor]), "workers": slope(list(soak.members.values()))}
     counts = {"lost": len(lost), "refused": len(refused), "wrong": len(wrong)}
     missed = [f"{count} {name}" for name, count in counts.items() if count]
@@ -156,6 +157,7 @@ def judged(soak: Soak, loads: list[Document], bar: float) -> Document:
     return {
         "reloads": soak.reloads, "kills": len(killed), "exchanges": sum(load["exchanges"] for load in loads),
         "connects": sum(load["connects"] for load in loads), **counts, "slopes": slopes, "missed": missed,
+        "examples": examples,
         "of_killed": sum(len(load["broken"]) + len(load["unanswered"]) for load in loads) - len(lost),
     }  # fmt: skip
 

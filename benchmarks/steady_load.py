@@ -58,6 +58,8 @@ class Line:
         self.until = 0.0
         self.data = b""
         self.is_connected = False
+        #: Which of its dues counts: the last that was asked for.
+        self.turn = 0
 
     def begin(self, now: float) -> None:
         self.socket = socket.socket(self.load.family)
@@ -180,6 +182,7 @@ class Load:
 
     def later(self, at: float, line: Line) -> None:
         self._order += 1
+        line.turn = self._order
         heapq.heappush(self._dues, (at, self._order, line))
 
     def run(self) -> None:
@@ -200,7 +203,9 @@ class Load:
                     (line.can_read if line.is_connected else line.can_write)(time.monotonic())
             now = time.monotonic()
             while self._dues and self._dues[0][0] <= now:
-                heapq.heappop(self._dues)[2].due(now)
+                _, turn, line = heapq.heappop(self._dues)
+                if turn == line.turn:  # not one of a connection that has ended meanwhile
+                    line.due(now)
         for line in list(self._lines.values()):
             found = self.found
             where = found.broken if line.pid else found.unanswered if line.is_connected else found.refused
