@@ -7,7 +7,7 @@
 Some clients come anew every second, some stay for the whole time. In the first two fifths a worker is killed or all are
 reloaded every few seconds; then they are left alone, as a leak shows in one that lives. From then on, after a sixth of
 that time, a straight line is laid through the memory of each worker (resident set size, proc(5)), with one slope for
-all; through that of the supervisor over the whole time but its first tenth. ± is two standard errors of the slope.
+all; through that of the supervisor over the whole time but its first fifth. ± is two standard errors of the slope.
 
 One line of verdict goes to standard output, what is going on to standard error. Exit status 1 if an exchange was lost
 that no kill explains, a connect was refused, an answer was wrong, or memory has grown by more than ``--slope`` MiB an
@@ -35,11 +35,12 @@ from processes import SOON, Unable, child, python
 #: The part of the time in which something befalls the workers, and the part of the rest for them to have all they need.
 DISTURBED, WARM = 0.4, 1 / 6
 
-#: The part of the time for the supervisor to have all it needs.
-SUPERVISOR_WARM = 0.1
+#: The part of the time for the supervisor to have all it needs: half of that in which something befalls its workers.
+#: With 30 reloads it has come to a height from which 60 kills or more take it no further.
+SUPERVISOR_WARM = DISTURBED / 2
 
 #: Seconds between two things that befall them, and between two looks at memory.
-EVERY, LOOK = 8.0, 1.0
+EVERY, LOOK = 3.0, 1.0
 
 BROKEN = {"leak": "LeakingHandler", "lose": "LosingHandler"}
 
