@@ -219,6 +219,7 @@ def main() -> int:
     wanted = options.rows.split(",")
     if unknown := set(wanted) - {number for number, *_ in ROWS}:
         parser.error(f"no such row: {', '.join(sorted(unknown))}; there are {', '.join(one[0] for one in ROWS)}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that no server outlives this
     print("| | fault | to hold to | found | |\n|---|---|---|---|---|")
     missed = 0
     try:
