@@ -29,9 +29,9 @@ from life import HERE, MODES, Document, Server, is_zombie, wait
 from processes import SOON, Unable, child, cpu_seconds, family, python
 
 DIES = """
-import os, threading, time
+import os, threading
 from life_faults_handlers import Handler
-threading.Timer(0.05, os._exit, (7,)).start()
+threading.Timer(0.5, os._exit, (7,)).start()  # ready by then, and without a client
 """
 
 #: Seconds after which a worker that gives no sign of life is replaced.
@@ -125,9 +125,11 @@ def crash_loop(mode: str) -> Figure:
         log.touch()
         began = time.monotonic()
         with child("sh", "-c", 'exec "$@" 2>>"$0"', log, *command, environment={"PYTHONPATH": str(HERE)}) as process:
+            wait(lambda: " died after " in log.read_text() or process.poll() is not None, "the first dies")
+            before = cpu_seconds(process.pid)
             time.sleep(4.0)
             forks = len(set(re.findall(r"process (\d+)", log.read_text())))
-            used = cpu_seconds(process.pid) if process.poll() is None else 0.0
+            used = max(0.0, cpu_seconds(process.pid) - before)
             process.wait(SOON * 3)
         took = time.monotonic() - began
         return f"{forks} forks in 4 s, {used / 4:.0%} CPU, exit {process.returncode} after {took:.1f} s", (

@@ -30,8 +30,9 @@ from jackfield import Server, draining
 WANTED = int(os.environ.get("JACKFIELD_CHAOS", "0"))
 STEPS = 50
 
-#: A minute, and five seconds for each run that was asked for: a quiet machine takes a tenth of that.
-pytestmark = pytest.mark.timeout(60 + WANTED * 5)
+#: A minute, and half a minute for each run that was asked for: a quiet machine takes half a second for one of one
+#: server, and some seconds for one with workers, which is started, reloaded and killed in it.
+pytestmark = pytest.mark.timeout(60 + WANTED * 30)
 
 MODES = ["thread", "green", "async"]
 
