@@ -28,10 +28,18 @@ from pathlib import Path
 from life import HERE, MODES, Document, Server, is_zombie, wait
 from processes import SOON, Unable, child, cpu_seconds, family, python
 
+#: A module whose workers die soon after they have begun to serve, without having had a client.
 DIES = """
-import os, threading
+import os, threading, time
 from life_faults_handlers import Handler
-threading.Timer(0.5, os._exit, (7,)).start()  # ready by then, and without a client
+
+def die():
+    while not any(thread.name.startswith("jackfield-Handler") for thread in threading.enumerate()):
+        time.sleep(0.01)
+    time.sleep(0.2)
+    os._exit(7)
+
+threading.Thread(target=die, daemon=True).start()
 """
 
 #: Seconds after which a worker that gives no sign of life is replaced.
