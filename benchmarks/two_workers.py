@@ -63,7 +63,7 @@ def ready(process: subprocess.Popen[bytes]) -> int:
     """The port of the command, once it serves."""
     assert process.stderr is not None
     said, port = "", 0
-    deadline = time.monotonic() + SOON
+    deadline = time.monotonic() + 3 * SOON
     for line in process.stderr:
         said += line.decode()
         if found := re.search(r"tcp://127\.0\.0\.1:(\d+)", said):
