@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 SOON = 20.0
 
 #: Clients that there are at once at most, and what the servers let in at once at most.
-MOST_CLIENTS = 10
+MOST_CLIENTS = 9
 MOST_LET_IN = 6
 
 #: The longest line that servers take by default.

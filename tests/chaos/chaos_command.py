@@ -11,12 +11,16 @@ import sys
 import tempfile
 from pathlib import Path
 
-from chaos_clients import MOST_LET_IN, SOON, until
+from chaos_clients import SOON, until
 
 HERE = Path(__file__).parent
 
 #: Seconds that the program may take to start, to reload and to stop, on a machine that is busy with other things.
 LONG = 30.0
+
+#: What all workers let in together: so many that there is never pressure, as under that idle clients have five seconds
+#: only (Limits.pressure), and a step on a busy machine may take longer.
+ROOM = 12
 
 #: ESTABLISHED and CLOSE_WAIT, as proc_pid_net(5) has them.
 _OPEN = frozenset({"01", "08"})
@@ -57,7 +61,7 @@ class Command:
         command = [
             sys.executable, "-m", "jackfield", "serve", f"chaos_handlers:{handler}", "--app-dir", str(HERE),
             "-k", mode, "-w", str(workers), "-b", "127.0.0.1:0", "-v", "--deny-file", str(self.list),
-            "--max-connections", str(MOST_LET_IN), "--when-full", "wait", "--idle-timeout", "0",
+            "--max-connections", str(ROOM), "--when-full", "wait", "--idle-timeout", "0",
             "--first-byte-timeout", "0", "--message-timeout", "0", *options,
         ]  # fmt: skip
         with open(self._log, "wb") as log:

@@ -16,6 +16,7 @@ from typing import Any
 
 from ..door import Listener
 from ..door.listener import BACKLOG
+from ..reactor.bridges import ready_now
 
 _log = logging.getLogger("jackfield.supervisor")
 
@@ -101,3 +102,9 @@ def _inode(path: str) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
+
+
+def somebody_waits(listeners: Iterable[Listener]) -> bool:
+    """Whether somebody has connected at one of them, and waits in the kernel's queue for a process of this server."""
+    mine = [one for one in listeners if not (one.is_datagram or one.shared) and one.fileno() >= 0]
+    return any(ready_now(listener.fileno(), reading=True) for listener in mine)

@@ -29,3 +29,6 @@ MOVES: dict[WorkerState, frozenset[WorkerState]] = {
     WorkerState.KILLED: frozenset({WorkerState.GONE}),
     WorkerState.GONE: frozenset(),
 }
+
+#: Those in which it has begun and has to show that it lives.
+AT_WORK = frozenset({WorkerState.SERVING, WorkerState.RETIRING, WorkerState.STOPPING})

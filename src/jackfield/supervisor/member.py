@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Callable
 
 from ..door import Listener
@@ -13,6 +14,7 @@ from .board import Board, Shown
 from .life import MOVES, WorkerState
 from .link import Link
 from .policy import Recycling
+from .worker import GIVE_UP
 
 #: Seconds that a worker that is stuck has to write its stack to the log before it is killed.
 STACK_SECONDS = 1.0
@@ -95,7 +97,7 @@ class Member:
         self.due = due
         self.link.send(retire=patience)
 
-    def stop(self, deadline: float, due: float, *, is_needed: bool = False) -> None:
+    def stop(self, deadline: float, *, is_needed: bool = False) -> None:
         """Have it stop within ``deadline`` seconds. One that has not begun leaves at once, unless it ``is_needed``:
         somebody waits whom no other worker serves.
 
@@ -110,6 +112,7 @@ class Member:
         is_starting = self.state is WorkerState.STARTING
         if self.state is not WorkerState.STOPPING:
             self.move(WorkerState.STOPPING)
+        due = time.monotonic() + deadline + GIVE_UP + 1.0
         self.due = due if is_starting or self.due is None else min(self.due, due)
         asked = self.link.send(stop=deadline)
         if not asked or (is_starting and not is_needed):

@@ -13,12 +13,11 @@ from typing import Any
 
 from ..door import Listener
 from ..errors import JackfieldError, StartError
-from ..reactor.bridges import ready_now
 from ..server import Server
 from . import ears
-from .ears import Ears
+from .ears import Ears, somebody_waits
 from .errands import Errands
-from .life import WorkerState
+from .life import AT_WORK, WorkerState
 from .member import Member, describe_exit
 from .nursery import Nursery
 from .places import Places
@@ -270,23 +269,18 @@ class Supervisor(Errands):
             self._retire(member)
         elif member.state is WorkerState.STARTING:
             member.told = True
-            self._stop_one(member)
-
-    def _stop_one(self, member: Member) -> None:
-        member.stop(self.graceful_timeout, time.monotonic() + self.graceful_timeout + GIVE_UP + 1.0)
+            member.stop(self.graceful_timeout)
 
     # -- workers that are there --------------------------------------------------------------------------------------
 
     def _hear(self, member: Member) -> None:
         while message := member.link.receive():
             if "ready" in message:
-                self.facts = message["ready"]
-                member.has_served = True
-                if member.state is not WorkerState.STARTING:
-                    continue  # told to stop meanwhile, which it does next
-                member.move(WorkerState.SERVING)
-                member.due = None
-                _log.debug("%s is ready after %.0f ms", member, (time.monotonic() - member.since) * 1000)
+                self.facts, member.has_served = message["ready"], True
+                if member.state is WorkerState.STARTING:  # and was not told to stop meanwhile
+                    member.move(WorkerState.SERVING)
+                    member.due = None
+                    _log.debug("%s is ready after %.0f ms", member, (time.monotonic() - member.since) * 1000)
             if "failed" in message:
                 member.failure = str(message["failed"])
             if "answer" in message or "past" in message:
@@ -304,7 +298,7 @@ class Supervisor(Errands):
     def _let_leave(self, member: Member) -> None:
         """Somebody has sent SIGTERM to this worker alone: another takes its place first."""
         if self.stopping or member.state is WorkerState.RETIRING:
-            self._stop_one(member)
+            member.stop(self.graceful_timeout)
         elif member.state is WorkerState.SERVING and not self._is_replaced(member):
             _log.info("%s is replaced: it was sent SIGTERM", member)
             member.patience = 0.0
@@ -314,9 +308,7 @@ class Supervisor(Errands):
         return member.state is WorkerState.SERVING and (member.shown.accepted > 0 or now - member.since >= EARLY)
 
     def _is_to_beat(self, member: Member) -> bool:
-        return member.has_served and member.state in (
-            WorkerState.SERVING, WorkerState.RETIRING, WorkerState.STOPPING
-        )  # fmt: skip
+        return member.has_served and member.state in AT_WORK
 
     def _beat_due(self, member: Member) -> float:
         return max(member.shown.beat, self._awake_since) + self.worker_timeout
@@ -474,10 +466,9 @@ class Supervisor(Errands):
         """Stop all workers within ``deadline`` seconds (``graceful_timeout`` if None); the earliest deadline holds."""
         seconds = self.graceful_timeout if deadline is None else deadline
         ends_at = time.monotonic() + seconds + GIVE_UP + 1.0
-        is_needed = False
+        is_needed = WorkerState.SERVING not in [one.state for one in self.members] and somebody_waits(self.listeners)
         if not self.stopping:
             self.on_stop()
-            is_needed = self._nobody_serves_the_queue()
             for listener in self.listeners:
                 if not (listener.is_datagram or listener.shared) and listener.fileno() >= 0:
                     # Nobody is let in any more; those who wait in the queue are the workers' (listen(2)).
@@ -485,17 +476,10 @@ class Supervisor(Errands):
                         listener.socket.listen(0)
                 # The workers close theirs when nobody waits there; one left open here would let somebody in after that.
                 listener.close()
-        self._ends_at = ends_at if self._ends_at is None else min(self._ends_at, ends_at)
+        self._ends_at = min(ends_at, self._ends_at or ends_at)
         for member in self.members:
             member.told = True
-            member.stop(seconds, self._ends_at, is_needed=is_needed)
-
-    def _nobody_serves_the_queue(self) -> bool:
-        """Whether somebody has connected and waits in the kernel's queue, and all the workers are still starting."""
-        if any(member.state is WorkerState.SERVING for member in self.members):
-            return False
-        mine = [one for one in self.listeners if not (one.is_datagram or one.shared) and one.fileno() >= 0]
-        return any(ready_now(listener.fileno(), reading=True) for listener in mine)
+            member.stop(seconds, is_needed=is_needed)
 
     def leave(self) -> None:
         """Another supervisor has the listeners: the workers retire, and :meth:`run` returns with the last of them."""
