@@ -3,7 +3,9 @@
     python benchmarks/life.py                        every mode: 200 connections, 20 reloads, 5 upgrades, 10 kills
     python benchmarks/life.py --modes green          some modes
     python benchmarks/life.py --quick                3 reloads, an upgrade and 2 kills, 50 connections
+    python benchmarks/life.py --reuse-port           each worker with a listening socket of its own
     python benchmarks/life.py --json docs/life.json  the figures, to a file as well
+    python benchmarks/life.py --broken closes        a server that does lose some: does it find that?
 
 The table goes to standard output, what is going on to standard error. Exit status 1 if a connection was lost that no
 kill explains, or if a connect was refused; 2 if nothing can be measured here; 0 otherwise. The processors are shared by
@@ -38,6 +40,13 @@ HERE = Path(__file__).parent
 
 MODES = ("thread", "process", "green", "async")
 
+#: Servers that lose connections, each in its own way, and what is another on their command line: the workers that are
+#: replaced cut instead of draining; the supervisor stops listening before new workers are ready (life_broken.py).
+BROKEN = {"cuts": ["--retire-timeout", "0", "--graceful-timeout", "0"], "closes": []}
+
+#: Seconds that a connection lives; each is a fork in mode process, of which two processors do some hundred a second.
+ANEW = {"process": 5.0}
+
 #: Seconds between two things that are done to a server.
 STEP = 0.5
 
@@ -49,6 +58,16 @@ def children(pid: int) -> list[int]:
     with contextlib.suppress(OSError):
         return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     return []
+
+
+def sockets(pid: int) -> int:
+    """How many a process has, in mode process those of its children among them."""
+    found = 0
+    with contextlib.suppress(OSError):
+        for name in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(OSError):
+                found += os.readlink(f"/proc/{pid}/fd/{name}").startswith("socket:")
+    return found
 
 
 def is_zombie(pid: int) -> bool:
@@ -115,10 +134,12 @@ class Server:
             raise Unable(f"the server ended by exit code {self.process.returncode}")
         wait(lambda: is_gone(self.pid), "the server is gone", SOON * 2)
 
-    def kill_one(self) -> tuple[int, float]:
-        """Kill the newest worker; its pid, and the seconds until another was forked."""
+    def kill_one(self, connections: int) -> tuple[int, float]:
+        """Kill the worker that has the most connections, once it has so many; its pid, and the seconds until another
+        was forked."""
+        wait(lambda: max(map(sockets, self.workers)) >= connections, "a worker has clients")
         before = set(children(self.pid))
-        victim = self.workers[-1]
+        victim = max(self.workers, key=sockets)
         began = time.monotonic()
         os.kill(victim, signal.SIGKILL)
         wait(lambda: set(children(self.pid)) - before, "another is forked")
@@ -129,18 +150,19 @@ class Server:
 
 
 @contextlib.contextmanager
-def serving(mode: str, workers: int) -> Iterator[Server]:
+def serving(mode: str, workers: int, *words: str, broken: str = "") -> Iterator[Server]:
     target = "life_handlers:AsyncHandler" if mode == "async" else "life_handlers:Handler"
     descriptor, path = tempfile.mkstemp(prefix="jackfield-life-", suffix=".log")
     os.close(descriptor)
     log = Path(path)
+    program = [str(HERE / "life_broken.py")] if broken == "closes" else ["-m", "jackfield"]
     command = [
         sys.executable, "-c",
         # Its standard error is the log, which is read while it is written.
         f"import os, sys; os.dup2(os.open({path!r}, os.O_WRONLY | os.O_APPEND), 2);"
-        f" os.execv(sys.executable, [sys.executable, '-m', 'jackfield', *sys.argv[1:]])",
-        "serve", target, "--app-dir", str(HERE), "-k", mode, "-w", str(workers), "-b", "127.0.0.1:0", "-v",
-        *(["--max-children", "1000"] if mode == "process" else []),
+        "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])",
+        *program, "serve", target, "--app-dir", str(HERE), "-k", mode, "-w", str(workers), "-b", "127.0.0.1:0", "-v",
+        *(["--max-children", "1000"] if mode == "process" else []), *BROKEN.get(broken, []), *words,
     ]  # fmt: skip
     try:
         with child(*command) as process:
@@ -161,14 +183,21 @@ def _zombies_of(pid: int) -> int:
     return sum(map(is_zombie, children(pid)))
 
 
-def trial(mode: str, connections: int, reloads: int, upgrades: int, kills: int, every: float) -> Document:
-    """One mode: everything that is done, spread over the time, and what the clients have noticed."""
+def trial(
+    mode: str, connections: int, reloads: int, upgrades: int, kills: int, every: float, *words: str, broken: str = ""
+) -> Document:
+    """One mode: everything that is done, spread over the time, and what the clients have noticed.
+
+    :param words: of the command line, besides.
+    :param broken: one of :data:`BROKEN`; "" for a server as it is.
+    """
     killed: dict[int, float] = {}
     pauses: list[float] = []
-    with serving(mode, 1) as server:
+    with serving(mode, 1, *words, broken=broken) as server:
         load_command = python(
-            "steady_load.py", server.address, "--connections", connections, "--every", every, "--anew", 1.0
-        )
+            "steady_load.py", server.address, "--connections", connections, "--every", every,
+            "--anew", ANEW.get(mode, 1.0),
+        )  # fmt: skip
         with child(*load_command, stdin=subprocess.PIPE) as load:
             began = time.monotonic()
             # 1 to 4; reloads, upgrades and kills with four, and a new process has four again; and 4 to 1.
@@ -180,13 +209,13 @@ def trial(mode: str, connections: int, reloads: int, upgrades: int, kills: int, 
                 if number < reloads:
                     server.reload()
                 if number < kills:
-                    time.sleep(STEP)  # until it has had clients: before that it may be one that cannot live
+                    time.sleep(STEP)
                     at = time.monotonic()
-                    victim, pause = server.kill_one()
+                    victim, pause = server.kill_one(connections // 8)
                     killed[victim] = at
                     pauses.append(pause)
                     wait(lambda: len(server.workers) >= 4, "there are four again")
-                if number % max(1, reloads // upgrades) == 1 and server._upgrades < upgrades:
+                if server._upgrades < upgrades and number % max(1, reloads // upgrades) == 1:
                     server.upgrade()
                     for _ in range(3):
                         server.scale(signal.SIGTTIN)
@@ -223,11 +252,12 @@ def markdown(document: Document) -> str:
         "mode", "reloads", "upgrades", "kills", "exchanges", "connects", "refused", "wrong", "lost", "of the killed",
         "connect, longest", "replaced, median (longest)",
     )  # fmt: skip
+    apart = "; each worker with a listening socket of its own" if document["reuse_port"] else ""
     lines = [
         f"jackfield {document['jackfield']} ({document['commit'] or 'no commit'}), Python {document['python']},"
         f" {document['date']}. {where['processor']}, {where['processors']} processors, {where['system']}; load"
         f" average {where['load_average']:.1f} at the start. {document['connections']} connections, a message every"
-        f" {document['every'] * 1000:g} ms, each connection anew after a second.",
+        f" {document['every'] * 1000:g} ms, each connection anew after a second, or five in mode process{apart}.",
         "",
         f"| {' | '.join(heads)} |",
         f"|---|{'---:|' * (len(heads) - 1)}",
@@ -252,6 +282,8 @@ def main() -> int:
     parser.add_argument("--modes", default=",".join(MODES))
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--every", type=float, default=0.005, metavar="SECONDS")
+    parser.add_argument("--reuse-port", action="store_true")
+    parser.add_argument("--broken", choices=BROKEN, default="")
     parser.add_argument("--json", metavar="FILE")
     options = parser.parse_args()
     modes = options.modes.split(",")
@@ -262,19 +294,27 @@ def main() -> int:
         "date": datetime.datetime.now(datetime.UTC).isoformat(" ", "minutes").replace("+00:00", " UTC"),
         "jackfield": importlib.metadata.version("jackfield"), "commit": commit(),
         "python": sys.version.split()[0], "machine": machine(), "connections": connections, "every": options.every,
-        "rows": [],
+        "quick": options.quick, "reuse_port": options.reuse_port, "broken": options.broken, "rows": [],
     }  # fmt: skip
     try:
         for mode in modes:
             print(f"{mode} …", file=sys.stderr, flush=True)
-            document["rows"].append(trial(mode, connections, reloads, upgrades, kills, options.every))
+            words = ["--reuse-port"] if options.reuse_port else []
+            document["rows"].append(
+                trial(mode, connections, reloads, upgrades, kills, options.every, *words, broken=options.broken)
+            )
     except Unable as error:
         print(error, file=sys.stderr)
         return 2
     print(markdown(document))
     if options.json:
         Path(options.json).write_text(json.dumps(document, indent=1) + "\n")
-    return int(any(row["lost"] or row["refused"] or row["wrong"] or row["zombies"] for row in document["rows"]))
+    return int(any(map(is_bad, document["rows"])))
+
+
+def is_bad(row: Document) -> bool:
+    """Whether somebody has noticed something that no kill explains, or something was left behind."""
+    return bool(row["lost"] or row["refused"] or row["wrong"] or row["zombies"])
 
 
 if __name__ == "__main__":

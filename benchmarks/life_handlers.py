@@ -8,10 +8,13 @@ from typing import Any
 from jackfield import AsyncRequestHandler
 from jackfield.socketserver import StreamRequestHandler
 
+#: A target is imported in the workers only, so that this is the worker's; in mode process its children have it, too.
+WORKER = os.getpid()
+
 
 def answer(line: bytes) -> bytes:
-    """To ``pid`` the process, to ``say TEXT`` the text."""
-    return b"%d\n" % os.getpid() if line == b"pid\n" else line.partition(b" ")[2]
+    """To ``pid`` the worker's, also where a child of it serves this client; to ``say TEXT`` the text."""
+    return b"%d\n" % WORKER if line == b"pid\n" else line.partition(b" ")[2]
 
 
 class Handler(StreamRequestHandler):

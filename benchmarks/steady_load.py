@@ -129,7 +129,7 @@ class Line:
             self.close()
         elif self.socket is None:
             self.begin(now)
-        elif not self.asked:
+        elif self.pid and not self.asked:  # after a loss one more is due, which may find the next one on its way
             self.load.numbers += 1
             self.ask(f"say {self.load.numbers}", now)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 
 import pytest
 from native_support import SOON
@@ -111,6 +112,18 @@ server.start()
 def test_a_thread_that_python_knows_nothing_of_counts_at_second_sight() -> None:
     (line,) = said(OF_C)
     assert "other threads (number " in line and "not Python's)" in line
+
+
+def test_one_that_begins_is_no_stranger(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python knows it, and not its number yet, for as long as the machine is too busy to have it run."""
+    monkeypatch.setattr("jackfield.serving.bystanders._tasks", lambda: {1})
+    begins = threading.Thread(name="jackfield-pulse")
+    known = threading.enumerate()
+    monkeypatch.setattr("threading.enumerate", lambda: [*known, begins])
+    seen = Bystanders()
+    assert not any("number 1," in name for _ in range(3) for name in seen.look())
+    monkeypatch.setattr("threading.enumerate", lambda: known)
+    assert any("number 1," in name for _ in range(2) for name in seen.look())
 
 
 def test_one_that_is_seen_once_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:

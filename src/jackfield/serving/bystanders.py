@@ -40,6 +40,8 @@ class Bystanders:
         names = sorted(ascii(thread.name)[1:-1] for thread in known if self._counts(thread))
         # The main thread's number is the process's; in a forked one Python may still tell that of its parent's.
         numbers = {thread.native_id for thread in known} | {os.getpid(), threading.get_native_id()}
+        if None in numbers:
+            return names  # one that begins has no number yet, and is there for the kernel
         strangers = _tasks() - numbers
         names += [f"number {number}, not Python's" for number in sorted(strangers & self._strangers)]
         self._strangers = strangers
