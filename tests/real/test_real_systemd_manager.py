@@ -1,7 +1,8 @@
 """The units of ``jackfield init systemd``, run by a systemd that is real: a user's manager, in namespaces of its own.
 
-It has all of the sandbox but the user that systemd would make (DynamicUser= is for the system's manager), and it binds,
-starts on the first client, hears readiness, watches, reloads, restarts and stops.
+It has all of the sandbox but the user that systemd would make (DynamicUser= is for the system's manager, and in
+test_real_systemd_dynamic.py), and it binds, starts on the first client, hears readiness, watches, reloads, restarts and
+stops.
 """
 
 from __future__ import annotations
@@ -61,6 +62,12 @@ class Chat(jackfield.StreamRequestHandler):
 class Manager:
     """systemd for one server, and what it thinks of it."""
 
+    #: What starts it, whose it is, what it gets besides, and where units are looked for after ours.
+    first = FIRST
+    scope: tuple[str, ...] = ("--user",)
+    environment: dict[str, str] = {}
+    more_units = ":"  # those of the machine
+
     def __init__(self, folder: Path, address: str, units: dict[str, str]) -> None:
         self.address = address
         self._folder = folder
@@ -71,7 +78,7 @@ class Manager:
             (unit_folder / name).write_text(text)
         self._environment = {
             "PATH": os.environ["PATH"], "HOME": str(folder), "XDG_RUNTIME_DIR": str(run),
-            "SYSTEMD_UNIT_PATH": f"{unit_folder}:",  # ours, then those of the machine
+            "SYSTEMD_UNIT_PATH": f"{unit_folder}{self.more_units}", **self.environment,
         }  # fmt: skip
         self._group = make_group()
         self._inside: list[str] = []
@@ -80,8 +87,9 @@ class Manager:
             booted.settimeout(SECONDS)
             enter = f"echo $$ > {self._group}/cgroup.procs && exec unshare -m -p -C -f --kill-child --mount-proc sh -c"
             self._process = subprocess.Popen(
-                ["sh", "-c", f"{enter} '{FIRST}'"], env={**self._environment, "NOTIFY_SOCKET": str(folder / "booted")},
-                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                ["sh", "-c", f"{enter} '{self.first}'"],
+                env={**self._environment, "NOTIFY_SOCKET": str(folder / "booted")}, stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             )  # fmt: skip
             try:
                 while b"READY=1" not in booted.recv(4096).split(b"\n"):
@@ -96,7 +104,7 @@ class Manager:
     def control(self, *words: str, check: bool = True) -> str:
         """What systemctl says."""
         done = subprocess.run(
-            [*self._inside, "systemctl", "--user", "--no-pager", *words], env=self._environment, capture_output=True,
+            [*self._inside, "systemctl", *self.scope, "--no-pager", *words], env=self._environment, capture_output=True,
             text=True, timeout=SECONDS, check=False,
         )  # fmt: skip
         assert not check or done.returncode == 0, done
