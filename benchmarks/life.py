@@ -137,9 +137,9 @@ class Server:
     def kill_one(self, connections: int) -> tuple[int, float]:
         """Kill the worker that has the most connections, once it has so many; its pid, and the seconds until another
         was forked."""
-        wait(lambda: max(map(sockets, self.workers)) >= connections, "a worker has clients")
+        wait(lambda: max(map(sockets, self.workers[-4:])) >= connections, "a worker has clients")
         before = set(children(self.pid))
-        victim = max(self.workers, key=sockets)
+        victim = max(self.workers[-4:], key=sockets)  # those before them retire, and are not replaced
         began = time.monotonic()
         os.kill(victim, signal.SIGKILL)
         wait(lambda: set(children(self.pid)) - before, "another is forked")
@@ -253,8 +253,9 @@ def markdown(document: Document) -> str:
         "connect, longest", "replaced, median (longest)",
     )  # fmt: skip
     apart = "; each worker with a listening socket of its own" if document["reuse_port"] else ""
+    quick = "A quick run, with few of everything. " if document["quick"] else ""
     lines = [
-        f"jackfield {document['jackfield']} ({document['commit'] or 'no commit'}), Python {document['python']},"
+        f"{quick}jackfield {document['jackfield']} ({document['commit'] or 'no commit'}), Python {document['python']},"
         f" {document['date']}. {where['processor']}, {where['processors']} processors, {where['system']}; load"
         f" average {where['load_average']:.1f} at the start. {document['connections']} connections, a message every"
         f" {document['every'] * 1000:g} ms, each connection anew after a second, or five in mode process{apart}.",
