@@ -44,6 +44,7 @@ static PyObject *alive(PyObject *module, PyObject *unused) {
 static PyMethodDef functions[] = {
     {"install_poller", install_poller, METH_O, NULL},
     {"install_socket", install_socket, METH_VARARGS, NULL},
+    {"install_own_calls", install_own_calls, METH_O, NULL},
     {"install_accepting", install_accepting, METH_VARARGS, NULL},
     {"install_task", install_task, METH_VARARGS, NULL},
     {"install_stream", install_stream, METH_VARARGS, NULL},

@@ -97,6 +97,7 @@ enum outcome send_now(PyObject *socket, Channel *channel, PyObject *data, Py_ssi
 int raise_conflict(Channel *channel, PyObject *waiter);
 void raise_errno(Channel *channel);
 PyObject *install_socket(PyObject *module, PyObject *args);
+PyObject *install_own_calls(PyObject *module, PyObject *type);
 
 /* accepting.c */
 PyObject *install_accepting(PyObject *module, PyObject *args);

@@ -418,6 +418,28 @@ static PyMethodDef recv_method = {"recv", (PyCFunction)(void (*)(void))socket_re
 static PyMethodDef sendall_method = {"sendall", (PyCFunction)(void (*)(void))socket_sendall, METH_FASTCALL,
                                      "sendall(data[, flags])"};
 
+static int add_method(PyObject *type, PyMethodDef *method) {
+    PyObject *ignored = NULL;
+    int failed = replace_method(type, method, &ignored);
+    Py_XDECREF(ignored);
+    return failed;
+}
+
+/* install_own_calls(socket class): once more, in a class made of the one that install_socket() was given.
+ *
+ * The interpreter calls a method in C straight only on objects of the very class that it was defined for (its
+ * CALL_METHOD_DESCRIPTOR_FAST). On those of a class below it goes by two more functions, whose frames a green thread
+ * would hold, and have copied, for as long as it waits. */
+PyObject *install_own_calls(PyObject *module, PyObject *type) {
+    if (!PyType_Check(type)) {
+        PyErr_SetString(PyExc_TypeError, "install_own_calls() takes a class");
+        return NULL;
+    }
+    if (add_method(type, &recv_method) < 0 || add_method(type, &sendall_method) < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
 /* install_socket(socket class, green thread class, ClosedSocketError, an unopened socket) */
 PyObject *install_socket(PyObject *module, PyObject *args) {
     PyObject *type, *green, *closed, *unopened;

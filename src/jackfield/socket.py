@@ -277,8 +277,8 @@ def _begin_accepted(sock: _Any, family: int) -> None:
 
 
 if _native is not None:
-    _fresh = socket.__new__(socket)
-    _begin_accepted(_fresh, _socket_std.AF_INET)
+    _native.install_own_calls(socket)
+    _begin_accepted(_fresh := socket.__new__(socket), _socket_std.AF_INET)
     _native.install_accepting(socket, _Raw, _socket_std.getdefaulttimeout, _fresh)
     del _fresh
 
