@@ -10,7 +10,7 @@ import contextlib
 import io
 import socket as _socket_std
 from collections.abc import Callable, Coroutine
-from functools import partial
+from types import MethodType
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Generic, TypeVar
 
 from .draining import Draining, says_goodbye
@@ -149,7 +149,19 @@ def work_of(handler: Any) -> Callable[[], None]:
         as_the_base = False  # something else that can be called
     if as_the_base and not says_goodbye(handler):
         return handler.handle  # type: ignore[no-any-return]
-    return partial(run_handler, handler)
+    return MethodType(run_handler, handler)  # which the interpreter enters without a C frame, as it does no partial
+
+
+def is_made_quietly(handler_class: Any) -> bool:
+    """Whether making a handler is the base class's, so that no code of a program's runs meanwhile."""
+    return (
+        isinstance(handler_class, type)
+        and issubclass(handler_class, BaseRequestHandler)
+        and type(handler_class) is type
+        and handler_class.__init__ is BaseRequestHandler.__init__
+        and handler_class.__new__ is object.__new__
+        and handler_class.__setattr__ is object.__setattr__
+    )
 
 
 _setup, _finish = BaseRequestHandler.setup, BaseRequestHandler.finish

@@ -50,7 +50,7 @@ class GreenThread(greenlet):
 
     __slots__ = (
         "_args", "_begun", "_error", "_function", "_joiners", "_killed", "_kwargs", "_on_end", "_timer", "_value",
-        "done", "hub", "name", "poller", "reactor",
+        "done", "hub", "name", "poller", "reactor", "tag",
     )  # fmt: skip
 
     #: References to one that nobody else holds, as it counts them at the end of a turn; 0 before they were counted.
@@ -64,7 +64,7 @@ class GreenThread(greenlet):
         kwargs: dict[str, Any],
         on_end: OnEnd | None = None,
     ) -> None:
-        super().__init__(parent=reactor.hub)
+        super().__init__(_live, reactor.hub)
         self.reactor = reactor
         self.poller: Poller = reactor.poller
         self.hub = reactor.hub
@@ -72,14 +72,17 @@ class GreenThread(greenlet):
         self._timer: Timer | None = None
         self._begin(function, args, kwargs, on_end)
 
-    def _begin(
-        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], on_end: OnEnd | None
-    ) -> None:
+    def _begin(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], on_end: OnEnd | None) -> None:
         """All that a life has of its own: one that has ended, and that nobody else holds, may have another."""
         self.name: str = getattr(function, "__qualname__", None) or repr(function)
         #: True once it has returned, raised or been killed.
         self.done = False
+        #: What its maker wants to find again at its end.
+        self.tag: Any = None
         self._begun = False
+        if args and type(function) is MethodType:
+            # With arguments in a tuple the interpreter enters a plain function without a C frame, and nothing else.
+            function, args = function.__func__, (function.__self__, *args)
         self._function: Callable[..., Any] | None = function
         self._args = args
         self._kwargs = kwargs
@@ -88,53 +91,15 @@ class GreenThread(greenlet):
         self._killed = False
         #: Told of the end, in place of the log.
         self._on_end = on_end
-        # A green thread starts with its maker's context variables, as an asyncio task does, and keeps its own.
-        self.gr_context = contextvars.copy_context()
+        # A green thread starts with its maker's context variables, as an asyncio task does, and keeps its own. An empty
+        # context is made by the interpreter when the first variable is set.
+        self.gr_context = contextvars.copy_context() or None
 
     def __repr__(self) -> str:
         state = "done" if self.done else "waiting" if self._begun else "starting"
         if getcurrent() is self:
             state = "running"
         return f"<green thread {self.name} at {id(self):#x}, {state}>"
-
-    def run(self) -> None:
-        while not self.done:  # it may be killed before its first turn
-            self._begun = True
-            # The hub may have changed hands between making and starting: a loop can be run again from another greenlet.
-            self.hub = self.parent = self.reactor.hub
-            function: Any = self._function
-            args, kwargs = self._args, self._kwargs
-            self._args = ()
-            if type(function) is MethodType:
-                # The interpreter enters a plain function without a C frame, of which each would be copied at each
-                # switch and kept for as long as the green thread waits; up to 3.11 only where the arguments are
-                # written out.
-                function, args = function.__func__, (function.__self__, *args)
-            try:
-                if len(args) == 3 and not kwargs:
-                    first, second, third = args  # a handler's: service, socket and peer
-                    args = ()  # which is not held for as long as it runs
-                    value = function(first, second, third)
-                else:
-                    value = function(*args, **kwargs)
-                self._end(value, None)
-            except BaseException as error:
-                self._end(None, error)
-                if isinstance(error, KeyboardInterrupt) and not self._killed:
-                    # Ctrl-C happened to meet this one: it ends the loop's run, as in a task of asyncio's.
-                    raise
-                return
-            function = args = kwargs = value = first = second = third = None  # type: ignore[assignment]
-            if not self._rests():
-                return
-            try:
-                self.hub.switch()
-            except BaseException as error:
-                if not self.done:  # it met the next life before its first line
-                    self._end(None, error)
-                if isinstance(error, KeyboardInterrupt) and not self._killed:
-                    raise
-                return
 
     def _rests(self) -> bool:
         """Whether it is kept for another life. The interpreter maps memory for the frames of each greenlet and gives it
@@ -157,6 +122,20 @@ class GreenThread(greenlet):
         spares.append(self)
         return True
 
+    def _take_args(self) -> tuple[Any, ...]:
+        """The arguments, which are not held here for as long as it runs."""
+        args, self._args = self._args, ()
+        return args
+
+    def _take_function(self) -> Callable[..., Any] | None:
+        function, self._function = self._function, None
+        return function
+
+    def _is_interrupted(self, error: BaseException) -> bool:
+        """Whether ``error`` is a Ctrl-C that happened to meet this one: it ends the loop's run, as in a task of
+        asyncio's."""
+        return isinstance(error, KeyboardInterrupt) and not self._killed
+
     def _end(self, value: Any, error: BaseException | None) -> None:
         self.done = True
         self._value = value
@@ -175,6 +154,9 @@ class GreenThread(greenlet):
         on_end, self._on_end = self._on_end, None
         if on_end is not None:
             on_end(self, error)
+            if self.tag is not None:
+                # Whoever is told by it has the error, which holds the frames of this one, and they this.
+                self.tag = self._error = None
         elif not joiners and error is not None and not isinstance(error, (GreenExit, KeyboardInterrupt)):
             _journal.write(
                 logging.ERROR, "%s ended with an exception that nobody waited for", self,
@@ -278,6 +260,42 @@ class GreenThread(greenlet):
         wait = GreenWait(self)
         wait.wake()
         wait.park()
+
+
+def _live() -> None:
+    """What each green thread runs: one life, and another after it if it is kept for that.
+
+    It is there for as long as anything waits, so it is no method and has few variables. For a bound method greenlet
+    would keep one more object, and one more frame of C; and from 3.12 on it makes an object of each frame of Python
+    that waits, with room for all its variables.
+    """
+    green: Any = getcurrent()
+    while not green.done:  # it may be killed before its first turn
+        green._begun = True
+        # The hub may have changed hands between making and starting: a loop can be run again from another greenlet.
+        green.hub = green.parent = green.reactor.hub
+        try:
+            # So written the interpreter enters a function or method without a C frame, of which each would be copied at
+            # each switch; up to 3.11 not with arguments.
+            if green._args or green._kwargs:
+                green._end(green._function(*green._take_args(), **green._kwargs), None)
+            else:
+                green._end(green._take_function()(), None)
+        except BaseException as error:
+            green._end(None, error)
+            if green._is_interrupted(error):
+                raise
+            return
+        if not green._rests():
+            return
+        try:
+            green.hub.switch()
+        except BaseException as error:
+            if not green.done:  # it met the next life before its first line
+                green._end(None, error)
+            if green._is_interrupted(error):
+                raise
+            return
 
 
 class _Throw:

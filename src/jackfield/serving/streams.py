@@ -12,7 +12,7 @@ from ..door import Listener, peer_of
 from ..endings import GOES_ITS_WAY, Failures, reason_of
 from ..events import Reason
 from ..guard import Guard
-from ..handlers import life_of, prepared, work_of
+from ..handlers import is_made_quietly, life_of, prepared, work_of
 from ..reactor import Reactor
 from ..reactor.poller import Poller
 from ..socket import _going_on
@@ -60,8 +60,11 @@ class Streams:
         self._reactor = reactor
         self._poller = reactor.poller if reactor is not None else None
         if self.mode == "async":
-            units.on_end = self._coroutine_ended
+            units.on_end = self._unit_ended
             self._start = self._start_coroutine
+        elif self.mode == "green" and is_made_quietly(self.handler):
+            units.on_end = self._unit_ended
+            self._start = self._start_green
         elif self.mode == "process":
             units.tell_by(self.failures.journal)
             self._start = self._start_process
@@ -151,15 +154,13 @@ class Streams:
 
     # -- being served ------------------------------------------------------------------------------------------------
 
-    # The same source for serial, thread, process and green.
+    # The same source for serial, thread, process and, where making a handler may do anything, green.
     def _serve(self, sock: Any, peer: Any) -> None:
         ended_by: BaseException | None = None
         try:
             handler = prepared(self.handler, sock, peer, self.owner)
             if handler is not None:
-                # One frame less on the stack of a green thread, where each costs at every switch.
-                work = work_of(handler)
-                work()
+                work_of(handler)()  # one frame less on the stack of a green thread, where each costs at every switch
         except BaseException as error:
             ended_by = error
             self.failures.account(peer, error, self.connections.of(_going_on(sock)))
@@ -178,16 +179,21 @@ class Streams:
         else:
             self._serve(handed, connection.peer)
 
+    def _start_green(self, sock: Any, peer: Any) -> None:
+        """The same for green. The handler's own method is the unit: the frames around it would be looked through at
+        every switch, and cost 400 bytes for as long as it waits."""
+        self.units.run(work_of(prepared(self.handler, sock, peer, self.owner)), sock)
+
     def _start_coroutine(self, sock: Any, peer: Any) -> None:
         """The same for async. The handler's own coroutine is the unit: one around it would cost at every message."""
         try:
             coro = life_of(self.handler(AsyncSocket(sock, self._reactor), peer, self.owner))
         except Exception as error:
-            self._coroutine_ended(sock, error)
+            self._unit_ended(sock, error)
         else:
             self.units.run(coro, sock)
 
-    def _coroutine_ended(self, sock: Any, error: BaseException | None) -> None:
+    def _unit_ended(self, sock: Any, error: BaseException | None) -> None:
         sock = _going_on(sock)
         connection = self.connections.of(sock)
         try:
