@@ -6,12 +6,14 @@ import asyncio
 import contextvars
 import gc
 import logging
+import os
 import sys
+import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
-from reactor_support import Host, async_until, breaks_the_pure_twin, pair
+from reactor_support import SOON, Host, async_until, breaks_the_pure_twin, pair
 
 from jackfield.errors import MisuseError
 from jackfield.reactor import current_reactor, drive
@@ -61,6 +63,42 @@ def test_current_task_and_all_tasks(host: Host, make: Make) -> None:
         assert task not in asyncio.all_tasks()
 
     host.drive(main)
+
+
+@pytest.mark.parametrize("way", ["closed", "left by its thread", "forked"])
+def test_asyncio_holds_no_task_whose_loop_is_no_more(way: str) -> None:
+    """Its set of the tasks that began at once is no weak one."""
+    loop = asyncio.new_event_loop()
+
+    async def waits(sock: Any) -> None:
+        await AsyncSocket(sock).recv(1)
+
+    def run_a_little(sock: Any) -> None:
+        async def main() -> None:
+            task = drive(waits(sock))
+            await asyncio.sleep(0)
+            assert task in asyncio.all_tasks()
+
+        loop.run_until_complete(main())
+
+    def held_in_a_child() -> bool:
+        child = os.fork()
+        if not child:
+            os._exit(bool(asyncio.all_tasks(loop)))
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0
+
+    with pair() as (left, _):
+        if way == "left by its thread":
+            thread = threading.Thread(target=run_a_little, args=(left,))
+            thread.start()
+            thread.join(SOON)
+        else:
+            run_a_little(left)
+            assert asyncio.all_tasks(loop)
+        if way == "forked":
+            assert not held_in_a_child()
+        loop.close()
+        assert not asyncio.all_tasks(loop)
 
 
 def test_names(host: Host) -> None:

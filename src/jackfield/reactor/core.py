@@ -165,8 +165,7 @@ class Reactor:
             self._host_timer.cancel()
         if not self.loop.is_closed():
             self.loop.remove_reader(self.poller.fileno())
-        self.poller.close()
-        _reactors.forget(self)
+        self._end()
 
     def _end_spares(self) -> None:
         spares, self.spares = self.spares, []
@@ -182,8 +181,25 @@ class Reactor:
             if threading.get_ident() == self.thread_id:
                 self._end_spares()
             self.spares.clear()
-            self.poller.close()
-            _reactors.forget(self)
+            self._end()
+
+    def _end(self) -> None:
+        self.poller.close()
+        self.let_go_of_tasks()
+        _reactors.forget(self)
+
+    def let_go_of_tasks(self) -> None:
+        """Whoever waits here waits for ever, and is not to be held elsewhere for that."""
+        for task in self.tasks:
+            task.let_go()
+
+
+class _OfThread(dict[asyncio.AbstractEventLoop, Reactor]):
+    """The reactors of one thread. It may end without having closed its loops."""
+
+    def __del__(self) -> None:
+        for reactor in self.values():
+            reactor.let_go_of_tasks()
 
 
 class _Reactors(threading.local):
@@ -191,7 +207,7 @@ class _Reactors(threading.local):
 
     def __init__(self) -> None:
         self.last: Reactor | None = None
-        self.all: dict[asyncio.AbstractEventLoop, Reactor] = {}
+        self.all: dict[asyncio.AbstractEventLoop, Reactor] = _OfThread()
 
     def of(self, loop: asyncio.AbstractEventLoop) -> Reactor:
         reactor = self.all.get(loop)
@@ -240,8 +256,9 @@ def _after_fork() -> None:
     # Closing this process's copy of the descriptor leaves the set itself to the parent.
     for reactor in _reactors.all.values():
         reactor.poller.close()
+        reactor.let_go_of_tasks()
     _reactors.last = None
-    _reactors.all = {}
+    _reactors.all = _OfThread()
 
 
 if hasattr(os, "register_at_fork"):
