@@ -31,6 +31,23 @@ if TYPE_CHECKING:
 SPARES = 64
 
 
+def _take_turns() -> None:
+    """What the hub runs: what it is given, each time that it is given a turn.
+
+    It is a greenlet of its own, as from 3.12 on greenlet looks through all frames of who switches at every switch, down
+    to the greenlet's first: here that are two, and among the host loop's callbacks all of the loop's and the program's.
+    It holds nothing while it waits, so that it goes with its reactor.
+    """
+    while True:
+        getcurrent().parent.switch()()  # type: ignore[union-attr]
+
+
+def _make_hub() -> greenlet:
+    hub = greenlet(_take_turns)
+    hub.switch()  # to where it waits for work
+    return hub
+
+
 class Reactor:
     """Readiness and time for the green threads and driven coroutines of one thread.
 
@@ -43,8 +60,10 @@ class Reactor:
         self.thread_id = threading.get_ident()
         self.poller = Poller(self.schedule_from_anywhere)
         self.clock = MONOTONIC
-        #: The greenlet that runs the host loop's callbacks: where a green thread goes when it waits.
-        self.hub: greenlet = getcurrent()
+        #: Gives the turns: where a green thread goes when it waits.
+        self.hub = _make_hub()
+        #: What ended the last turn, other than its end.
+        self._error: BaseException | None = None
         self.greens: set[GreenThread] = set()
         #: Green threads whose work has ended, for another.
         self.spares: list[GreenThread] = []
@@ -95,16 +114,39 @@ class Reactor:
         self._kicked = False
         if self.poller.closed:
             return  # asked for before the end, by another thread perhaps
-        self.hub = getcurrent()
-        watchdog = self.watchdog
-        if watchdog is not None and watchdog.resting:
-            watchdog.rouse()
+        self._in_hub(self._dispatch)
+
+    def _dispatch(self) -> None:
         try:
             if self.poller.dispatch():
                 self._kick()
         except BaseException as error:
             self._kick()
-            self._interrupted(error)
+            self._error = error
+
+    def _in_hub(self, work: Callable[[], None]) -> None:
+        """``work()``, which lets nothing out, where turns are given."""
+        watchdog = self.watchdog
+        if watchdog is not None and watchdog.resting:
+            watchdog.rouse()
+        hub = self.hub
+        hub.parent = getcurrent()
+        try:
+            hub.switch(work)
+        except BaseException as error:
+            self._renew_hub()
+            self._kick()
+            self._error = error
+        interrupt, self._error = self._error, None
+        if interrupt is not None:
+            self._interrupted(interrupt)
+
+    def _renew_hub(self) -> None:
+        """A signal handler has raised between two turns, in the hub itself, and that has ended it."""
+        if self.hub.dead:
+            self.hub = _make_hub()
+            for green in self.greens:
+                green.hub = green.parent = self.hub
 
     # -- time -------------------------------------------------------------------------------------------------------
 
@@ -127,19 +169,19 @@ class Reactor:
 
     def _on_time(self) -> None:
         self._host_timer, self._host_moment = None, NEVER
-        self.hub = getcurrent()
-        watchdog = self.watchdog
-        if watchdog is not None and watchdog.resting:
-            watchdog.rouse()
         try:
-            with self.poller.giving_turns():
-                self._timers.expire(self.clock.now())
-        except BaseException as error:
-            self._interrupted(error)
+            self._in_hub(self._expire)
         finally:
             self._arm_host()
             if self.poller.runnable:
                 self._kick()
+
+    def _expire(self) -> None:
+        try:
+            with self.poller.giving_turns():
+                self._timers.expire(self.clock.now())
+        except BaseException as error:
+            self._error = error
 
     def _interrupted(self, error: BaseException) -> None:
         """Nothing raises here but a signal handler that CPython ran in one of these frames, or a Ctrl-C passed on."""

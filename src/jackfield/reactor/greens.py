@@ -272,8 +272,6 @@ def _live() -> None:
     green: Any = getcurrent()
     while not green.done:  # it may be killed before its first turn
         green._begun = True
-        # The hub may have changed hands between making and starting: a loop can be run again from another greenlet.
-        green.hub = green.parent = green.reactor.hub
         try:
             # So written the interpreter enters a function or method without a C frame, of which each would be copied at
             # each switch; up to 3.11 not with arguments.
