@@ -87,6 +87,7 @@ static PyMemberDef channel_members[] = {
     {"writable", T_BOOL, offsetof(Channel, writable), 0, NULL},
     {"hangup", T_BOOL, offsetof(Channel, hangup), 0, NULL},
     {"short_is_empty", T_BOOL, offsetof(Channel, short_is_empty), 0, NULL},
+    {"large", T_BOOL, offsetof(Channel, large), 0, NULL},
     {"lent", T_BOOL, offsetof(Channel, lent), 0, NULL},
     {"borrowers", T_INT, offsetof(Channel, borrowers), 0, NULL},
     {"streak", T_LONG, offsetof(Channel, streak), 0, NULL},

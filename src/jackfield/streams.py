@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 from .errors import LineTooLongError, MessageTooLargeError
 from .reactor import PARKED, DrivenTask, Reactor, current_reactor, green
 from .reactor.cooperative import ABSURD, _recv, _send
-from .reactor.patience import DONTWAIT, closed_meanwhile
+from .reactor.patience import DONTWAIT, SMALL, closed_meanwhile
 from .reactor.poller import Channel
 from .reactor.pure import STREAK
 from .reactor.twin import native
@@ -29,16 +29,14 @@ LIMIT = 65536
 CHUNK = 16384
 
 
-class _Done:
-    """An awaitable with nothing left to do."""
-
-    __slots__ = ()
-
-    def __await__(self) -> Any:
-        return iter(())
+@coroutine
+def _nothing() -> Generator[None, None, None]:
+    yield from ()
 
 
-_DONE = _Done()
+#: An awaitable with nothing left to do: a generator that has returned may be awaited again and again, in C alone.
+_DONE: Any = _nothing()
+next(_DONE, None)
 
 
 class AsyncSocket:
@@ -92,8 +90,9 @@ class AsyncSocket:
                         raise
                 else:
                     yield from self._readable(channel)
+            asked = SMALL if channel.short_is_empty and not channel.large and bufsize > SMALL and not flags else bufsize
             try:
-                data = _recv(sock, bufsize, flags | DONTWAIT)
+                data = _recv(sock, asked, flags | DONTWAIT)
             except BlockingIOError:
                 channel.readable = False
                 continue
@@ -101,8 +100,10 @@ class AsyncSocket:
                 raise closed_meanwhile(channel, error)  # noqa: B904
             taken = len(data)
             sock.received += taken
-            if taken < bufsize and channel.short_is_empty and not flags:
+            if taken < asked and channel.short_is_empty and not flags:
                 channel.readable = False
+            elif taken == asked < bufsize:
+                return data + sock._recv_more(bufsize - taken, channel)
             else:
                 sock._lengthen_streak(channel)
             return data
@@ -141,7 +142,7 @@ class AsyncSocket:
                         sock._lengthen_streak(channel)
                     else:
                         channel.streak = 1
-                    return _DONE
+                    return _DONE  # type: ignore[no-any-return]
                 channel.writable = False
         return self._send_rest(data, taken, flags)
 

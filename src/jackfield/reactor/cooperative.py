@@ -6,8 +6,11 @@ call; for ``sendall`` with all of it, as in CPython since 3.5.
 
 from __future__ import annotations
 
+import fcntl
 import select
 import socket as _socket_std
+import sys
+import termios
 from _socket import socket as _Raw
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -16,7 +19,7 @@ from greenlet import getcurrent
 
 from ..errors import ClosedSocketError
 from .greens import GreenThread
-from .patience import DONTWAIT, STREAM, PatientSocket, closed_meanwhile, give_way, type_of
+from .patience import DONTWAIT, SMALL, STREAM, PatientSocket, closed_meanwhile, give_way, type_of
 from .twin import native
 
 if TYPE_CHECKING:
@@ -63,16 +66,31 @@ class CooperativeSocket(PatientSocket):
             if channel.reader is green:
                 channel.reader = None
             raise
+        asked = SMALL if channel.short_is_empty and not channel.large and bufsize > SMALL else bufsize
         try:
-            data = _recv(self, bufsize, DONTWAIT)
+            data = _recv(self, asked, DONTWAIT)
         except BlockingIOError:
             return self._recv_otherwise(bufsize, 0)
         except OSError as error:
             raise closed_meanwhile(channel, error)  # noqa: B904
         taken = len(data)
         self.received += taken
-        if taken < bufsize and channel.short_is_empty:
-            channel.readable = False
+        if taken < asked:
+            if channel.short_is_empty:
+                channel.readable = False
+        elif asked < bufsize:
+            return data + self._recv_more(bufsize - taken, channel)
+        return data
+
+    def _recv_more(self, room: int, channel: Channel) -> bytes:
+        """The rest of a message that is larger than it was taken for: what has come, and no error or end behind it, as
+        the kernel tells of an error once, and one call would have left it for the next."""
+        channel.large = True
+        there = int.from_bytes(fcntl.ioctl(self.fileno(), termios.FIONREAD, bytes(4)), sys.byteorder)
+        if not there:
+            return b""
+        data = _recv(self, min(room, there), DONTWAIT)
+        self.received += len(data)
         return data
 
     def _recv_otherwise(self, bufsize: int, flags: int = 0, /) -> bytes:

@@ -52,8 +52,8 @@ class Channel:
     """
 
     __slots__ = (
-        "borrowers", "fd", "hangup", "lent", "poller", "readable", "reader", "short_is_empty", "streak", "writable",
-        "writer",
+        "borrowers", "fd", "hangup", "large", "lent", "poller", "readable", "reader", "short_is_empty", "streak",
+        "writable", "writer",
     )  # fmt: skip
 
     def __init__(self, fd: int, poller: Poller) -> None:
@@ -63,6 +63,8 @@ class Channel:
         self.readable = True
         self.writable = True
         self.hangup = False
+        #: Whether messages have come that are larger than what a read asks for at first.
+        self.large = False
         #: Whoever registers a stream of the internet says so.
         self.short_is_empty = False
         self.reader: Waiter | None = None
