@@ -47,6 +47,7 @@ static PyMethodDef functions[] = {
     {"install_own_calls", install_own_calls, METH_O, NULL},
     {"install_accepting", install_accepting, METH_VARARGS, NULL},
     {"install_task", install_task, METH_VARARGS, NULL},
+    {"install_guard", install_guard, METH_VARARGS, NULL},
     {"install_stream", install_stream, METH_VARARGS, NULL},
     {"install_datagrams", install_datagrams, METH_VARARGS, NULL},
     {"install_sendto", install_sendto, METH_VARARGS, NULL},

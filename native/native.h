@@ -108,6 +108,9 @@ int step_task(Core *core, PyObject *task);
 int leave_task(Core *core);
 PyObject *install_task(PyObject *module, PyObject *args);
 
+/* guarding.c */
+PyObject *install_guard(PyObject *module, PyObject *args);
+
 /* streams.c */
 PyObject *install_stream(PyObject *module, PyObject *args);
 

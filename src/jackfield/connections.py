@@ -210,6 +210,8 @@ class Connections:
     Each step on the table is whole by itself.
     """
 
+    __slots__ = ("_by_socket", "_ids", "clock", "elsewhere", "on_lost", "total")
+
     def __init__(self, clock: Clock = MONOTONIC, *, elsewhere: bool = False) -> None:
         self.clock = clock
         self.elsewhere = elsewhere

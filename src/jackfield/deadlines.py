@@ -59,6 +59,11 @@ class Deadlines:
     time and holds from the next look at each connection.
     """
 
+    __slots__ = (
+        "_clock", "_connections", "_earliest", "_first", "_hurried", "_limits", "_number", "_slot", "_slots", "_step",
+        "_until", "any", "entered", "on_earlier",
+    )  # fmt: skip
+
     def __init__(self, connections: Connections, limits: Limits) -> None:
         self._connections = connections
         self._clock = connections.clock

@@ -97,6 +97,8 @@ class Publisher:
     reported, once; what it was told of goes on untouched.
     """
 
+    __slots__ = ("_subscribers",)
+
     def __init__(self) -> None:
         # A new tuple at each change, so that publishing goes over a whole one without a lock.
         self._subscribers: tuple[tuple[Subscriber, tuple[type[Event], ...]], ...] = ()

@@ -8,11 +8,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .admission import Admission
+from .admission.addresses import AddressTable, Keys
 from .admission.locks import Guarded
+from .admission.penalties import PenaltyBook
 from .connections import Connection, Connections
 from .deadlines import Deadlines, Watch
 from .events import ConnectionEnded, ConnectionRefused, ConnectionStarted, Publisher, Reason
 from .limits import Limits
+from .reactor.twin import native
 
 if TYPE_CHECKING:
     from .admission.shared import SharedAdmission
@@ -28,6 +31,11 @@ class Guard(Guarded):
     Any thread may call. ``watching``: deadlines are kept here; a server whose handlers are in other processes leaves
     them to those. ``shared``: what counts over all workers, where this is one of several.
     """
+
+    __slots__ = (
+        "_full_since", "_offences", "_saw_full", "_shared", "_watch", "_watching", "admission", "connections",
+        "deadlines", "ends", "events", "refusals",
+    )  # fmt: skip
 
     def __init__(
         self, connections: Connections, limits: Limits, events: Publisher, *, watching: bool = True,
@@ -206,3 +214,9 @@ def _offences(limits: Limits) -> frozenset[str]:
     """The reasons that cost an address something."""
     seconds = {} if limits.penalties is None else limits.penalties.seconds
     return frozenset(kind for kind, cost in seconds.items() if cost)
+
+
+if native is not None:
+    native.install_guard(
+        Guard, Admission, Keys, PenaltyBook, AddressTable, Connections, Connection, Deadlines, Publisher
+    )

@@ -20,6 +20,7 @@ from jackfield import (
     StreamRequestHandler,
     sync,
 )
+from jackfield.deadlines import Deadlines
 from jackfield.events import ConnectionEnded, ConnectionRefused, ConnectionStarted, Event, Reason
 from jackfield.limits import Limits
 from jackfield.reactor.twin import native
@@ -59,7 +60,7 @@ def test_who_says_no_more_is_idle(mode: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["thread", "green", "async"])
-def test_a_handler_that_is_busy_with_something_else_is_not_idle(mode: str) -> None:
+def test_a_handler_that_is_busy_with_something_else_is_not_idle(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Deadlines run while the peer is waited for; this handler waits for somebody else, longer than any of them."""
     held = Held(mode)
     limits = Limits(idle_timeout=SHORT, first_byte_timeout=SHORT, send_timeout=SHORT)
@@ -68,8 +69,8 @@ def test_a_handler_that_is_busy_with_something_else_is_not_idle(mode: str) -> No
             assert client.recv(4) == other.recv(4) == b"here"
             (connection, _) = server.connections
             looks = []
-            judge = server._service.guard.deadlines._judge
-            server._service.guard.deadlines._judge = lambda *args: (looks.append(args), judge(*args))[1]  # type: ignore[method-assign]
+            judge = Deadlines._judge
+            monkeypatch.setattr(Deadlines, "_judge", lambda *args: (looks.append(args), judge(*args))[1])
             until(lambda: connection.age > 3 * SHORT and looks)
             held.go.set()
             assert client.recv(3) == b"bye"
