@@ -23,18 +23,6 @@ static Py_ssize_t of_table, of_key, of_pace, of_socket, of_due, of_established, 
 static Py_ssize_t of_since;
 static Py_ssize_t deadlines_any, deadlines_earliest, deadlines_number, deadlines_slot, deadlines_slots, deadlines_until;
 
-struct place {
-    const char *name;
-    Py_ssize_t *at;
-};
-
-static int find_slots(PyObject *type, const struct place *places) {
-    for (; places->name != NULL; places++)
-        if (find_slot(type, places->name, places->at) < 0)
-            return -1;
-    return 0;
-}
-
 /* -- numbers in slots and in dictionaries --------------------------------------------------------------------------- */
 
 /* As many as are counted of ``key``; -1 with an exception. */

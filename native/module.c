@@ -22,6 +22,14 @@ int find_slot(PyObject *type, const char *name, Py_ssize_t *offset) {
     return found ? 0 : -1;
 }
 
+/* The same of many, up to one without a name. */
+int find_slots(PyObject *type, const struct place *places) {
+    for (; places->name != NULL; places++)
+        if (find_slot(type, places->name, places->at) < 0)
+            return -1;
+    return 0;
+}
+
 /* Puts a native method in the place of the pure one of that name, which is kept. */
 int replace_method(PyObject *type, PyMethodDef *method, PyObject **pure) {
     PyObject *old = PyObject_GetAttrString(type, method->ml_name);

@@ -74,7 +74,13 @@ static inline PyObject *slot_of(PyObject *object, Py_ssize_t offset) {
     return value == Py_None ? NULL : value;
 }
 
+struct place {
+    const char *name;
+    Py_ssize_t *at;
+};
+
 int find_slot(PyObject *type, const char *name, Py_ssize_t *offset);
+int find_slots(PyObject *type, const struct place *places);
 int replace_method(PyObject *type, PyMethodDef *method, PyObject **pure);
 static inline int is_somebody(PyObject *waiter) { return waiter != NULL && waiter != Py_None; }
 Channel *usable_channel(PyObject *socket, PyObject *poller);

@@ -1,11 +1,81 @@
-/* One step of a driven coroutine. The twin of DrivenTask.switch in src/jackfield/reactor/driver.py, which it calls when
- * the coroutine is to be interrupted; every end of a step but the common one is a method of the task. */
+/* The beginning of a driven coroutine, one step of it, and its return. The twins of DrivenTask.__init__, switch and
+ * _returned in src/jackfield/reactor/driver.py: the first of them is called for whoever writes the arguments otherwise,
+ * the others when the coroutine is to be interrupted. Every other end of a step is a method of the task. */
 #include "native.h"
 
 PyTypeObject *task_type;
-static Py_ssize_t task_ended, task_due, task_interrupt, task_context, task_coro, task_home;
-static PyObject *pure_switch, *parked, *asyncio_enter, *asyncio_leave, *current_tasks;
+static Py_ssize_t task_ended, task_due, task_interrupt, task_context, task_coro, task_home, task_cancel_requests;
+static Py_ssize_t task_name, task_on_end, task_reactor, task_send, task_tag, task_waiting_on;
+static PyObject *pure_init, *pure_switch, *parked, *asyncio_enter, *asyncio_leave, *current_tasks;
+static PyObject *asyncio_register, *asyncio_unregister, *future_set_result, *name_loop, *name_tasks, *zero;
 static PyObject *name_wait_for, *name_returned, *name_raised;
+
+static PyTypeObject *future_type;
+
+static void set_slot(PyObject *object, Py_ssize_t slot, PyObject *value) {
+    Py_XSETREF(SLOT(object, slot), Py_NewRef(value));
+}
+
+/* -- the beginning ------------------------------------------------------------------------------------------------- */
+
+/* asyncio is to know of it, or no longer. */
+static int tell_asyncio(PyObject *function, PyObject *task) {
+    PyObject *result = PyObject_CallOneArg(function, task);
+    Py_XDECREF(result);
+    return result == NULL ? -1 : 0;
+}
+
+/* What asyncio's future begins with, for which its own __init__ asks the loop. */
+static int begin_future(PyObject *self, PyObject *loop) {
+    PyObject *nothing = PyTuple_New(0), *named = PyDict_New();
+    int failed = -1;
+    if (nothing != NULL && named != NULL && PyDict_SetItem(named, name_loop, loop) == 0)
+        failed = future_type->tp_init(self, nothing, named);
+    Py_XDECREF(nothing);
+    Py_XDECREF(named);
+    return failed;
+}
+
+static int begin_task(PyObject *self, PyObject *reactor, PyObject *const *args) {
+    PyObject *loop = PyObject_GetAttr(reactor, name_loop), *context = NULL, *tasks = NULL;
+    int failed = -1;
+    if (loop == NULL || begin_future(self, loop) < 0 || (context = PyContext_CopyCurrent()) == NULL ||
+        (tasks = PyObject_GetAttr(reactor, name_tasks)) == NULL)
+        goto end;
+    const Py_ssize_t none[] = {task_send, task_interrupt, task_waiting_on, task_tag};
+    for (size_t one = 0; one < sizeof none / sizeof *none; one++)
+        set_slot(self, none[one], Py_None);
+    set_slot(self, task_home, loop);
+    set_slot(self, task_reactor, reactor);
+    set_slot(self, task_context, context);
+    set_slot(self, task_ended, Py_False);
+    set_slot(self, task_due, Py_True);
+    set_slot(self, task_cancel_requests, zero);
+    set_slot(self, task_coro, args[1]);
+    set_slot(self, task_name, args[2]);
+    set_slot(self, task_on_end, args[3]);
+    if (tell_asyncio(asyncio_register, self) == 0)
+        failed = PySet_Add(tasks, self);
+end:
+    Py_XDECREF(loop);
+    Py_XDECREF(context);
+    Py_XDECREF(tasks);
+    return failed;
+}
+
+static PyObject *task_init(PyObject *self, PyObject *args, PyObject *names) {
+    if (names == NULL && PyTuple_GET_SIZE(args) == 4) {
+        if (begin_task(self, PyTuple_GET_ITEM(args, 0), &PyTuple_GET_ITEM(args, 0)) < 0)
+            return NULL;
+        Py_RETURN_NONE;
+    }
+    PyObject *bound = PyMethod_New(pure_init, self);
+    PyObject *result = bound == NULL ? NULL : PyObject_Call(bound, args, names);
+    Py_XDECREF(bound);
+    return result;
+}
+
+static PyMethodDef init_method = {"__init__", (PyCFunction)(void (*)(void))task_init, METH_VARARGS | METH_KEYWORDS, NULL};
 
 /* -- which task asyncio holds for the current one ------------------------------------------------------------------ */
 
@@ -68,6 +138,32 @@ static int call_end(PyObject *task, PyObject *name, PyObject *value) {
     return result == NULL ? -1 : 0;
 }
 
+/* The coroutine has returned. */
+static int finish_task(PyObject *task, PyObject *value) {
+    if (SLOT(task, task_interrupt) != Py_None)
+        return call_end(task, name_returned, value); /* it cancelled itself and then returned */
+    PyObject *tasks = PyObject_GetAttr(SLOT(task, task_reactor), name_tasks), *both[2] = {task, value};
+    int failed = tasks == NULL ? -1 : PySet_Discard(tasks, task);
+    Py_XDECREF(tasks);
+    set_slot(task, task_ended, Py_True);
+    set_slot(task, task_waiting_on, Py_None);
+    if (failed < 0 || tell_asyncio(asyncio_unregister, task) < 0)
+        return -1;
+    PyObject *result = PyObject_Vectorcall(future_set_result, both, 2, NULL);
+    Py_XDECREF(result);
+    if (result == NULL)
+        return -1;
+    PyObject *on_end = SLOT(task, task_on_end);
+    if (on_end == Py_None)
+        return 0;
+    SLOT(task, task_on_end) = Py_NewRef(Py_None);
+    both[1] = Py_None;
+    result = PyObject_Vectorcall(on_end, both, 2, NULL);
+    Py_DECREF(on_end);
+    Py_XDECREF(result);
+    return result == NULL ? -1 : 0;
+}
+
 static int step_failed(PyObject *task) {
     PyObject *type, *error, *traceback;
     PyErr_Fetch(&type, &error, &traceback);
@@ -99,7 +195,7 @@ static int run_step(PyObject *task) {
     else if (yielded == parked)
         failed = 0; /* the pure twin has put it where it waits */
     else if (status == PYGEN_RETURN)
-        failed = call_end(task, name_returned, yielded);
+        failed = finish_task(task, yielded);
     else if (Py_IS_TYPE(yielded, &Receive_Type) && ((Receive *)yielded)->channel != NULL &&
              ((Receive *)yielded)->future == NULL)
         failed = park_task(task, (Receive *)yielded);
@@ -130,24 +226,38 @@ int step_task(Core *core, PyObject *task) {
     return run_step(task);
 }
 
-/* install_task(task class, PARKED, asyncio's _enter_task, its _leave_task, the dictionary they use or None) */
+/* install_task(task class, the future's that it is of, PARKED, asyncio's _enter_task, its _leave_task, what has asyncio
+ * know a task and what no longer, the dictionary that entering and leaving use or None) */
 PyObject *install_task(PyObject *module, PyObject *args) {
-    PyObject *type, *value, *enter, *leave, *tasks;
-    if (!PyArg_ParseTuple(args, "O!OOOO", &PyType_Type, &type, &value, &enter, &leave, &tasks))
+    PyObject *type, *future, *value, *enter, *leave, *enlist, *delist, *tasks;
+    const struct place places[] = {
+        {"_ended", &task_ended}, {"_due", &task_due}, {"_interrupt", &task_interrupt}, {"_context", &task_context},
+        {"_coro", &task_coro}, {"_home", &task_home}, {"_cancel_requests", &task_cancel_requests},
+        {"_name", &task_name}, {"_on_end", &task_on_end}, {"_reactor", &task_reactor}, {"_send", &task_send},
+        {"tag", &task_tag}, {"_waiting_on", &task_waiting_on}, {NULL, NULL}};
+    if (!PyArg_ParseTuple(args, "O!O!OOOOOO", &PyType_Type, &type, &PyType_Type, &future, &value, &enter, &leave, &enlist,
+                          &delist, &tasks))
         return NULL;
-    if (find_slot(type, "_ended", &task_ended) < 0 || find_slot(type, "_due", &task_due) < 0 ||
-        find_slot(type, "_interrupt", &task_interrupt) < 0 || find_slot(type, "_context", &task_context) < 0 ||
-        find_slot(type, "_coro", &task_coro) < 0 || find_slot(type, "_home", &task_home) < 0)
+    if (find_slots(type, places) < 0)
         return NULL;
+    name_loop = PyUnicode_InternFromString("loop");
+    name_tasks = PyUnicode_InternFromString("tasks");
     name_wait_for = PyUnicode_InternFromString("_wait_for");
     name_returned = PyUnicode_InternFromString("_returned");
     name_raised = PyUnicode_InternFromString("_raised");
+    zero = PyLong_FromLong(0);
     pure_switch = PyObject_GetAttrString(type, "switch");
-    if (name_wait_for == NULL || name_returned == NULL || name_raised == NULL || pure_switch == NULL)
+    future_set_result = PyObject_GetAttrString(future, "set_result");
+    if (name_loop == NULL || name_tasks == NULL || name_wait_for == NULL || name_returned == NULL ||
+        name_raised == NULL || zero == NULL || pure_switch == NULL || future_set_result == NULL ||
+        replace_method(type, &init_method, &pure_init) < 0)
         return NULL;
+    future_type = (PyTypeObject *)Py_NewRef(future);
     parked = Py_NewRef(value);
     asyncio_enter = Py_NewRef(enter);
     asyncio_leave = Py_NewRef(leave);
+    asyncio_register = Py_NewRef(enlist);
+    asyncio_unregister = Py_NewRef(delist);
     if (PyDict_CheckExact(tasks))
         current_tasks = Py_NewRef(tasks);
     task_type = (PyTypeObject *)Py_NewRef(type);

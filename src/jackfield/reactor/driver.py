@@ -245,7 +245,9 @@ class DrivenTask(asyncio.Future[Any]):
 
 
 if native is not None:
-    native.install_task(DrivenTask, PARKED, _enter_task, _leave_task, _current_tasks)
+    native.install_task(
+        DrivenTask, asyncio.Future, PARKED, _enter_task, _leave_task, _register, _unregister, _current_tasks
+    )
 
 
 class Ended(Exception):
