@@ -93,16 +93,40 @@ static PyObject *make_accepted(const int *numbers) {
 
 /* -- accept -------------------------------------------------------------------------------------------------------- */
 
+/* As inet_ntop(3), which formats by a printf, for IPv4; returns the length. */
+static Py_ssize_t write_ipv4(const unsigned char *bytes, char *text) {
+    char *at = text;
+    for (int one = 0; one < 4; one++) {
+        unsigned byte = bytes[one];
+        if (one > 0)
+            *at++ = '.';
+        if (byte >= 100)
+            *at++ = '0' + byte / 100;
+        if (byte >= 10)
+            *at++ = '0' + byte / 10 % 10;
+        *at++ = '0' + byte % 10;
+    }
+    return at - text;
+}
+
+static PyObject *ipv4_address(const struct sockaddr_in *v4) {
+    char text[INET_ADDRSTRLEN];
+    PyObject *host = PyUnicode_FromStringAndSize(text, write_ipv4((const unsigned char *)&v4->sin_addr, text));
+    PyObject *port = PyLong_FromLong(ntohs(v4->sin_port)), *both = NULL;
+    if (host != NULL && port != NULL)
+        both = PyTuple_Pack(2, host, port);
+    Py_XDECREF(host);
+    Py_XDECREF(port);
+    return both;
+}
+
 /* As the standard library tells it: (host, port), and for IPv6 (host, port, flow, scope). */
 static PyObject *address_of(const struct sockaddr_storage *storage, socklen_t size) {
     char host[INET6_ADDRSTRLEN];
     if (size == 0)
         Py_RETURN_NONE;
-    if (storage->ss_family == AF_INET) {
-        const struct sockaddr_in *v4 = (const struct sockaddr_in *)storage;
-        inet_ntop(AF_INET, &v4->sin_addr, host, sizeof host);
-        return Py_BuildValue("si", host, ntohs(v4->sin_port));
-    }
+    if (storage->ss_family == AF_INET)
+        return ipv4_address((const struct sockaddr_in *)storage);
     const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)storage;
     inet_ntop(AF_INET6, &v6->sin6_addr, host, sizeof host);
     return Py_BuildValue("siII", host, ntohs(v6->sin6_port), ntohl(v6->sin6_flowinfo), v6->sin6_scope_id);

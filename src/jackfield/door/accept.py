@@ -265,7 +265,7 @@ def accept_batch(
             return Outcome(accepted, action, policy.pause, error, policy.shed - shed_before)
         accepted += 1
         if shedding is not None:
-            shedding.note_well()
+            shedding._since = None  # as note_well() does it
         if policy._faults_in_a_row or policy._episodes:  # not calm
             policy.note_well()
             for text in policy.end():

@@ -81,6 +81,10 @@ class Units(Generic[U]):
     def full(self) -> bool:
         return self.limit is not None and len(self._live) >= self.limit
 
+    def has_room_for(self, number: int) -> bool:
+        """Whether so many more may be started at once."""
+        return self.limit is None or len(self._live) + number <= self.limit
+
     def __iter__(self) -> Any:
         with self._lock:
             return iter(list(self._live))

@@ -244,18 +244,24 @@ class Service:
     def accept(self, listener: Listener, budget: int = STREAM_BUDGET, *, last: bool = False) -> None:
         """Take what waits in the queue of ``listener``, ``budget`` connections at most; once ``stopping`` is set, only
         for the ``last`` time."""
-        refusing = False
+        refusing = full = False
+        # Nobody else takes a place meanwhile: where there is room for the whole batch it need not be asked for each.
+        roomy = not self._is_shared and self.units.has_room_for(budget)
+        accept = listener.socket.accept
 
         def next_one() -> tuple[Any, Any]:
-            nonlocal refusing
-            full = self.units.full or (self._is_shared and not self.guard.reserve())
-            refusing = full and self.guard.refuses(True)
+            nonlocal refusing, full
+            if not roomy:
+                full = self.units.full or (self._is_shared and not self.guard.reserve())
+                refusing = full and self.guard.refuses(True)
             if (full and not refusing) or ((self.stopping or self.suspended) and not last):
                 raise BlockingIOError(errno.EAGAIN, "no room")
-            return listener.socket.accept()
+            return accept()
 
-        def take(taken: tuple[Any, Any]) -> None:
+        def take_or_refuse(taken: tuple[Any, Any]) -> None:
             (self.streams.turn_away if refusing else self.streams.take)(listener, taken)
+
+        take = partial(self.streams.take, listener) if roomy else take_or_refuse
 
         # Who lets clients wait when there is no room lets them wait for a descriptor as well.
         shedding = self._sheddings[listener] if self.guard.limits.when_full == "refuse" else None

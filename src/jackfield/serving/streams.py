@@ -194,7 +194,7 @@ class Streams:
             self.units.run(coro, sock)
 
     def _unit_ended(self, sock: Any, error: BaseException | None) -> None:
-        sock = _going_on(sock)
+        sock = sock._gone_over or sock  # _going_on() of a socket that is ours
         connection = self.connections.of(sock)
         try:
             if error is not None and not isinstance(error, GOES_ITS_WAY):
