@@ -5,6 +5,7 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -132,6 +133,21 @@ static PyObject *address_of(const struct sockaddr_storage *storage, socklen_t si
     return Py_BuildValue("siII", host, ntohs(v6->sin6_port), ntohl(v6->sin6_flowinfo), v6->sin6_scope_id);
 }
 
+/* Whether the interpreter is to be let go of for an accept(2). Among other threads that costs two of their turns, where
+ * the call takes a few microseconds; but it may wait, though the listener was made non-blocking: that belongs to its open
+ * file, which may be another process's too (open(2)). Where there is no other thread, not even that has to be asked. */
+static int lets_go(int listener) {
+    if (PyThreadState_Next(PyInterpreterState_ThreadHead(PyInterpreterState_Get())) == NULL)
+        return 1;
+    int flags = fcntl(listener, F_GETFL);
+    return flags < 0 || !(flags & O_NONBLOCK);
+}
+
+static int accept_from(int listener, struct sockaddr_storage *storage, socklen_t *size) {
+    *size = sizeof *storage;
+    return accept4(listener, (struct sockaddr *)storage, size, SOCK_CLOEXEC);
+}
+
 static PyObject *socket_accept(PyObject *self, PyObject *unused) {
     PyObject *patience = SLOT(self, socket_patience), *sock, *address, *both;
     const int *listener = socket_numbers(self);
@@ -142,11 +158,13 @@ static PyObject *socket_accept(PyObject *self, PyObject *unused) {
     socklen_t size;
     int fd, numbers[4] = {-1, listener[1], listener[2], listener[3]}, from = listener[0];
     do {
-        size = sizeof storage;
-        /* Its open file may be another process's too, which makes it blocking. */
-        Py_BEGIN_ALLOW_THREADS
-        fd = accept4(from, (struct sockaddr *)&storage, &size, SOCK_CLOEXEC);
-        Py_END_ALLOW_THREADS
+        if (lets_go(from)) {
+            Py_BEGIN_ALLOW_THREADS
+            fd = accept_from(from, &storage, &size);
+            Py_END_ALLOW_THREADS
+        } else {
+            fd = accept_from(from, &storage, &size);
+        }
     } while (fd < 0 && errno == EINTR && PyErr_CheckSignals() == 0);
     if (fd < 0)
         return PyErr_Occurred() ? NULL : PyErr_SetFromErrno(PyExc_OSError);
@@ -230,6 +248,19 @@ static PyObject *socket_forget(PyObject *self, PyObject *unused) {
     Py_RETURN_NONE;
 }
 
+/* Whether close(2) may wait for what was sent to be taken (socket(7), SO_LINGER). */
+static int lingers(int fd) {
+    struct linger linger;
+    socklen_t size = sizeof linger;
+    return getsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, &size) < 0 || linger.l_onoff;
+}
+
+/* The peer may have been faster with its end. */
+static int shut_down_and_close(int fd) {
+    shutdown(fd, SHUT_WR);
+    return close(fd);
+}
+
 /* The end of a connection. */
 static PyObject *socket_end(PyObject *self, PyObject *unused) {
     int *numbers = (int *)socket_numbers(self), fd, failed;
@@ -237,6 +268,7 @@ static PyObject *socket_end(PyObject *self, PyObject *unused) {
     if (numbers == NULL || numbers[0] < 0 || !Py_IS_TYPE(self, accepted_type) || old != Py_False ||
         SLOT(self, io_refs) != zero) /* a file of it is still open, or it is closed: then there is less to do */
         return PyObject_CallOneArg(pure_end, self);
+    int is_plain = SLOT(self, socket_registered) == Py_None;
     PyObject *forgotten = socket_forget(self, NULL);
     if (forgotten == NULL)
         return NULL;
@@ -245,11 +277,14 @@ static PyObject *socket_end(PyObject *self, PyObject *unused) {
     Py_DECREF(old);
     fd = numbers[0];
     numbers[0] = -1;
-    /* Both at one go, as each time that the interpreter is let go of, other threads are in between. */
-    Py_BEGIN_ALLOW_THREADS
-    shutdown(fd, SHUT_WR); /* the peer may have been faster */
-    failed = close(fd);
-    Py_END_ALLOW_THREADS
+    /* Each time that the interpreter is let go of, other threads are in between: where there are some, once at most. */
+    if (is_plain && !lingers(fd)) {
+        failed = shut_down_and_close(fd);
+    } else {
+        Py_BEGIN_ALLOW_THREADS
+        failed = shut_down_and_close(fd);
+        Py_END_ALLOW_THREADS
+    }
     if (failed < 0 && errno != ECONNRESET)
         return PyErr_SetFromErrno(PyExc_OSError);
     Py_RETURN_NONE;

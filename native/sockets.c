@@ -289,14 +289,17 @@ static void tell_waits(PyObject *self, PyObject *what) {
 static PyObject *recv_plain(PyObject *self, int fd, Py_ssize_t size) {
     char small[LARGE], *buffer = small;
     PyObject *bytes = NULL;
-    ssize_t taken;
+    ssize_t taken = -1;
     if (size > LARGE) {
         bytes = PyBytes_FromStringAndSize(NULL, size);
         if (bytes == NULL)
             return NULL;
         buffer = PyBytes_AS_STRING(bytes);
     }
-    do {
+    /* What a client says first has often come by the time that it is read: then there is nothing to wait for. */
+    if (SLOT(self, socket_received) == zero)
+        taken = recv(fd, buffer, size, MSG_DONTWAIT);
+    while (taken < 0) {
         tell_waits(self, Py_True);
         Py_BEGIN_ALLOW_THREADS
         taken = recv(fd, buffer, size, 0);
@@ -306,7 +309,7 @@ static PyObject *recv_plain(PyObject *self, int fd, Py_ssize_t size) {
             Py_XDECREF(bytes);
             return NULL;
         }
-    } while (taken < 0);
+    }
     if (taken == 0)
         note_end(self);
     if (bytes == NULL)
@@ -318,10 +321,14 @@ static PyObject *recv_plain(PyObject *self, int fd, Py_ssize_t size) {
     return bytes;
 }
 
-/* send(2) of a blocking socket takes all of it nearly always; after a signal perhaps not. */
+/* send(2) of a blocking socket takes all of it nearly always; after a signal perhaps not. A little fits into the kernel's
+ * buffer as a rule, and goes without waiting: to let go of the interpreter for that makes another thread run, and this
+ * one wait for it, which is twice as much work as to send. */
 static PyObject *sendall_plain(PyObject *self, int fd, PyObject *data) {
-    ssize_t taken;
-    do {
+    ssize_t taken = -1;
+    if (PyBytes_GET_SIZE(data) <= LARGE)
+        taken = send(fd, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), MSG_NOSIGNAL | MSG_DONTWAIT);
+    while (taken < 0) {
         tell_waits(self, Py_False);
         Py_BEGIN_ALLOW_THREADS
         taken = send(fd, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), MSG_NOSIGNAL);
@@ -331,7 +338,7 @@ static PyObject *sendall_plain(PyObject *self, int fd, PyObject *data) {
             set_bytes_sent();
             return NULL;
         }
-    } while (taken < 0);
+    }
     if (count_plain(self, socket_sent, taken) < 0)
         return NULL;
     if (taken == PyBytes_GET_SIZE(data))
