@@ -43,6 +43,7 @@ native = Extension(
     "jackfield.reactor._native",
     sources=sorted(str(path) for path in Path("native").glob("*.c")),
     depends=["native/native.h"],
+    libraries=["m"],
     extra_compile_args=FLAGS + (SANITIZE if asked_for("JACKFIELD_SANITIZE") else []),
     extra_link_args=SANITIZE[:1] if asked_for("JACKFIELD_SANITIZE") else [],
     optional=not asked_for("JACKFIELD_SANITIZE"),

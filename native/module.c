@@ -45,8 +45,8 @@ int replace_method(PyObject *type, PyMethodDef *method, PyObject **pure) {
 }
 
 static PyObject *alive(PyObject *module, PyObject *unused) {
-    return Py_BuildValue("{snsnsnsn}", "Channel", alive_channels, "Core", alive_cores, "Receive", alive_receives,
-                         "Sending", alive_sendings);
+    return Py_BuildValue("{snsnsnsnsn}", "Channel", alive_channels, "Core", alive_cores, "Receive", alive_receives,
+                         "Sending", alive_sendings, "Load", alive_loads);
 }
 
 static PyMethodDef functions[] = {
@@ -83,6 +83,7 @@ PyMODINIT_FUNC PyInit__native(void) {
         return NULL;
     if (PyModule_AddType(module, &Channel_Type) < 0 || PyModule_AddType(module, &Core_Type) < 0 ||
         PyModule_AddType(module, &Receive_Type) < 0 || PyModule_AddType(module, &Done_Type) < 0 ||
+        PyModule_AddType(module, &Load_Type) < 0 ||
         PyModule_AddIntConstant(module, "BATCH", BATCH) < 0 || PyModule_AddIntConstant(module, "ROUNDS", ROUNDS) < 0 ||
         PyModule_AddIntConstant(module, "STREAK", STREAK) < 0) {
         Py_DECREF(module);

@@ -120,6 +120,10 @@ PyObject *install_guard(PyObject *module, PyObject *args);
 /* streams.c */
 PyObject *install_stream(PyObject *module, PyObject *args);
 
+/* loading.c */
+extern PyTypeObject Load_Type;
+extern Py_ssize_t alive_loads;
+
 /* datagrams.c */
 extern Py_ssize_t alive_sendings;
 PyObject *install_datagrams(PyObject *module, PyObject *args);

@@ -30,7 +30,7 @@ LEVELS: list[set[str]] = [
         "replies",
     },
     {"baseserver", "mixins", "socketserver", "serving", "server", "signals"},
-    {"supervisor", "admin"},
+    {"supervisor", "admin", "bench"},
     # The face of the package.  It hands on names of every level; only what stands above it may ask it for one.
     {"__init__"},
     {"cli", "testing"},
