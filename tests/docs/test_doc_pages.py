@@ -122,7 +122,7 @@ def connected(port: int, process: subprocess.Popen[str]) -> socket.socket:
 
 def as_run(command: str, port: int) -> str:
     """A command of the page, with this Python's jackfield and a port of its own."""
-    command = re.sub(r"(\.venv/bin/)?\bjackfield (?=serve|connect)", lambda _: f"{PROGRAM} ", command)
+    command = re.sub(r"(\.venv/bin/)?\bjackfield (?=serve|connect|bench)", lambda _: f"{PROGRAM} ", command)
     return re.sub(r"\bmake serve\b", f"{PROGRAM} serve -b tcp://127.0.0.1:9999", command).replace("9999", str(port))
 
 
@@ -183,7 +183,7 @@ def check_console(page: Path, folder: Path) -> list[str]:
     with port_to_bind() as port, contextlib.ExitStack() as servers:
         for block in consoles_in(page):
             for command, said in steps_of(block):
-                if not re.search(r"\bmake serve\b|\bjackfield (serve|connect)\b", command):
+                if not re.search(r"\bmake serve\b|\bjackfield (serve|connect|bench)\b", command):
                     continue
                 ran.append(command)
                 real = as_run(command, port)
@@ -206,7 +206,11 @@ def check_console(page: Path, folder: Path) -> list[str]:
                         timeout=SECONDS,
                         check=True,
                     )
-                    assert done.stdout.splitlines() == said, (command, done)
+                    came = done.stdout.splitlines()
+                    if " bench " in real:  # figures are other ones each time
+                        pairs = zip(came, said, strict=True)
+                        came = [line if like(line).fullmatch(shown) else shown for shown, line in pairs]
+                    assert came == said, (command, done)
     return ran
 
 

@@ -42,6 +42,7 @@ COMMANDS = {
     "serve": "serve a handler class, or the upper-case echo",
     "connect": "talk to a server: a client on a terminal, a byte pipe elsewhere",
     "ctl": "ask a running server how it is, and tell it what to do",
+    "bench": "put load on a server, check every reply and measure how long each took",
     "check": "look at a configuration as serve would, without serving",
     "init": "write a file for what stands around a server, such as a packet filter",
 }
