@@ -219,6 +219,7 @@ def test_where_nobody_listens_is_one_line_and_1(tmp_path: Path) -> None:
         out, said = bench(f"127.0.0.1:{port}", "--plot", "x.svg", cwd=tmp_path, code=1)
     assert out == ""
     assert "nobody listens" in only_line(said.encode())
+    assert list(tmp_path.iterdir()) == []
     _, said = bench("unix:/nowhere/s", code=1)
     assert "there is no socket /nowhere/s" in only_line(said.encode())
 
@@ -433,7 +434,8 @@ def test_quiet_there_is_no_bar(address: str) -> None:
         ([":1", "--ramp", "x"], "500ms"),
         ([":1", "--timeout", "0"], "--timeout 5s"),
         ([":1", "--json", "--csv"], "choose one"),
-        ([":1", "--plot", "no/such/place.svg"], "--plot no/such/place.svg"),
+        ([":1", "--plot", "no/such/place.svg"], "no directory no/such"),
+        ([":1", "--plot", "."], "a directory"),
         ([":1", "--compare", "nothing.json"], "--compare nothing.json"),
         ([":1", "--compare", "app.py"], "bench --json"),
         ([":1", "--fail-if", "p99>5"], "unit"),

@@ -8,7 +8,7 @@ case $python in /*) ;; *) python=$PWD/$python ;; esac
 shift || true
 [ $# -gt 0 ] || set -- tests/native/test_native_accepting.py tests/native/test_native_awaiting.py \
     tests/native/test_native_receiving.py tests/reactor \
-    tests/sync/test_sync_everywhere.py tests/sync/test_sync_handing_over.py tests/door
+    tests/sync/test_sync_everywhere.py tests/sync/test_sync_handing_over.py tests/door tests/bench/test_bench_loop.py
 
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/jackfield-sanitized.XXXXXX")
 trap 'rm -rf "$scratch"' EXIT

@@ -159,23 +159,23 @@ def run(options: argparse.Namespace) -> int:
     if old is None and (relative := next((found for found in conditions if found.is_relative), None)):
         raise UsageError(f"--fail-if {relative.text!r} is about an earlier run: add --compare OLD.json")
     secure = security_of(address, options)
-    plot = _open_plot(options.plot)
-    try:
-        target = _try_out(plan, secure)
-        result, signals = _measure(plan, target, secure, options)
-        return _tell(result, old, conditions, plot, options, signals)
-    finally:
-        if plot is not None:
-            plot.close()
+    _check_plot(options.plot)
+    target = _try_out(plan, secure)
+    result, signals = _measure(plan, target, secure, options)
+    return _tell(result, old, conditions, options, signals)
 
 
-def _open_plot(path: str | None) -> Any:
+def _check_plot(path: str | None) -> None:
+    """That a drawing can be written there, before minutes are spent; the file itself comes when there is a drawing."""
     if path is None:
-        return None
-    try:
-        return open(path, "w", encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"--plot {path}: {error.strerror}") from None
+        return
+    folder = os.path.dirname(path) or "."
+    if os.path.isdir(path) or not os.path.isdir(folder):
+        raise UsageError(
+            f"--plot {path}: {'a directory' if os.path.isdir(path) else f'there is no directory {folder}'}"
+        )
+    if not os.access(path if os.path.exists(path) else folder, os.W_OK):
+        raise UsageError(f"--plot {path}: it may not be written")
 
 
 def _try_out(plan: Plan, secure: Callable[[Any], Any] | None) -> Target:
@@ -216,7 +216,7 @@ def _measure(
 
 
 def _tell(
-    result: Result, old: dict[str, Any] | None, conditions: list[Condition], plot: Any, options: argparse.Namespace,
+    result: Result, old: dict[str, Any] | None, conditions: list[Condition], options: argparse.Namespace,
     signals: list[int],
 ) -> int:  # fmt: skip
     from jackfield import __version__
@@ -226,8 +226,9 @@ def _tell(
 
     warnings = report.warnings(result, _processors())
     document = result.document(__version__, warnings)
-    if plot is not None:
-        plot.write(svg(document, old))
+    if options.plot is not None:
+        with open(options.plot, "w", encoding="utf-8") as file:
+            file.write(svg(document, old))
     if options.json:
         import json
 
