@@ -387,6 +387,18 @@ def test_a_command_that_says_something_else_is_found_out(tmp_path: Path) -> None
         check_console(page, tmp_path)
 
 
+def test_a_load_test_that_says_something_else_is_found_out(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    banner = "jackfield 9.9.9  upper-case echo  green  Python 3.13.0"
+    server = f"```console\n$ jackfield serve -b 127.0.0.1:9999\n{banner}\n```\n"
+    load = "```console\n$ jackfield bench 127.0.0.1:9999 -n 9 -q --fail-if 'errors>0' | grep {}\n  {}\n```\n"
+    page.write_text(server + load.format("errors", "errors      none"))
+    assert len(check_console(page, tmp_path)) == 2
+    page.write_text(server + load.format("errors", "errors      7 wrong replies"))
+    with pytest.raises(AssertionError, match="none"):
+        check_console(page, tmp_path)
+
+
 def test_a_dead_link_and_a_missing_item_are_found_out(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("# One heading\n[a](#one-heading) [b](#two) [c](gone.md) [d](https://example.org)\n")

@@ -154,7 +154,8 @@ def _rows(top: int, bottom: int, highest: float) -> list[str]:
     for number in range(5):
         y = bottom - (bottom - top - 8) * number / 4
         parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>')
-        parts.append(_text(LEFT - 8, y + 4, f"{highest * number / 4:.4g}", "small", "end"))
+        value = highest * number / 4
+        parts.append(_text(LEFT - 8, y + 4, f"{value:,.0f}" if value >= 1000 else f"{value:.4g}", "small", "end"))
     return parts
 
 
