@@ -138,7 +138,12 @@ def obey(orders: socket.socket) -> list[str] | None:
 
 
 def main() -> None:
+    import jackfield.bench.plot
+    import jackfield.bench.report
+    import jackfield.bench.target
     import jackfield.cli.banner
+    import jackfield.cli.bench
+    import jackfield.cli.benchplan
     import jackfield.cli.building
     import jackfield.cli.check
     import jackfield.cli.configuration
@@ -147,6 +152,7 @@ def main() -> None:
     import jackfield.cli.dial
     import jackfield.cli.logs
     import jackfield.cli.pipe
+    import jackfield.cli.progress
     import jackfield.cli.script
     import jackfield.cli.serve
     import jackfield.cli.stopping
