@@ -90,7 +90,8 @@ class AsyncSocket:
                         raise
                 else:
                     yield from self._readable(channel)
-            asked = SMALL if channel.short_is_empty and not channel.large and bufsize > SMALL and not flags else bufsize
+            is_small = channel.short_is_empty and not channel.large and SMALL < bufsize < ABSURD and not flags
+            asked = SMALL if is_small else bufsize
             try:
                 data = _recv(sock, asked, flags | DONTWAIT)
             except BlockingIOError:
