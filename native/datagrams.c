@@ -10,14 +10,15 @@
 #include <sys/socket.h>
 #include <sys/uio.h>
 
-enum { MOST = 64, LARGEST = 65536, CONTROL = 128, PEERS = 256, LOCALS = 16 };
+enum { MOST = 64, LARGEST = 65536, CONTROL = 128, PEERS = 256, LOCALS = 16, APART = 192 };
 
-static PyObject *name_fileno;
+PyObject *name_fileno;
 
 /* -- a batch ------------------------------------------------------------------------------------------------------- */
 
-/* Touched, and so in memory, only as far as datagrams reach. */
-static char payloads[MOST][LARGEST];
+/* Touched, and so in memory, only as far as datagrams reach. A little more than 64 KiB apart, so that the beginnings of
+ * short ones do not all want the same few lines of the processor's cache. */
+static char payloads[MOST][LARGEST + APART];
 static char controls[MOST][CONTROL];
 static struct sockaddr_storage senders[MOST];
 static struct iovec pieces[MOST];
@@ -215,11 +216,12 @@ PyObject *install_datagrams(PyObject *module, PyObject *args) {
 /* -- an answer ----------------------------------------------------------------------------------------------------- */
 
 static PyObject *pure_sendto, *pure_stream_sendto;
-static PyTypeObject *socket_type;
-static Py_ssize_t socket_family, stream_socket;
+PyTypeObject *plain_socket_type;
+Py_ssize_t socket_family;
+static Py_ssize_t stream_socket;
 
 /* The address that the kernel takes, of one given in numbers: 0 where it is not. */
-static socklen_t raw_address(int family, PyObject *address, struct sockaddr_storage *raw) {
+socklen_t raw_address(int family, PyObject *address, struct sockaddr_storage *raw) {
     if (!PyTuple_CheckExact(address) || PyTuple_GET_SIZE(address) < 2)
         return 0;
     Py_ssize_t items = PyTuple_GET_SIZE(address);
@@ -253,7 +255,7 @@ static socklen_t raw_address(int family, PyObject *address, struct sockaddr_stor
     return inet_pton(AF_INET6, text, &in6->sin6_addr) == 1 ? sizeof *in6 : 0;
 }
 
-static int add_sent(PyObject *socket, Channel *channel, Py_ssize_t taken) {
+int add_sent(PyObject *socket, Channel *channel, Py_ssize_t taken) {
     if (channel != NULL) {
         channel->sent += taken;
         return 0;
@@ -377,7 +379,7 @@ PyObject *send_from(PyObject *module, PyObject *const *args, Py_ssize_t count) {
         PyErr_SetString(PyExc_TypeError, "send_from(socket, data, address, control)");
         return NULL;
     }
-    if (socket_type == NULL || !Py_IS_TYPE(args[0], socket_type))
+    if (plain_socket_type == NULL || !Py_IS_TYPE(args[0], plain_socket_type))
         Py_RETURN_NONE;
     int may = may_send(args[0], &channel);
     if (may < 0)
@@ -410,7 +412,7 @@ PyObject *install_sendto(PyObject *module, PyObject *args) {
 
 typedef struct {
     PyObject_HEAD
-    PyObject *stream, *data, *address;
+    PyObject *stream, *data, *address; /* without a stream it is done, and `data` is what it returns */
     PyObject *rest; /* the pure twin's coroutine, where it has to wait */
 } Sending;
 
@@ -442,7 +444,7 @@ static void sending_dealloc(Sending *self) {
 /* Whether the socket of a stream is one that send_datagram() knows. */
 static PyObject *plain_socket(PyObject *stream) {
     PyObject *socket = SLOT(stream, stream_socket);
-    return socket != NULL && Py_IS_TYPE(socket, socket_type) ? socket : NULL;
+    return socket != NULL && Py_IS_TYPE(socket, plain_socket_type) ? socket : NULL;
 }
 
 /* What runs in it may close this, and must not be freed by that. */
@@ -478,6 +480,11 @@ static PySendResult sending_send(Sending *self, PyObject *value, PyObject **resu
         return send_rest(self, value, result);
     if (self->stream != NULL)
         return sending_begin(self, result);
+    if (self->data != NULL) {
+        *result = self->data;
+        self->data = NULL;
+        return PYGEN_RETURN;
+    }
     PyErr_SetString(PyExc_RuntimeError, "cannot reuse an awaited sendto()");
     return PYGEN_ERROR;
 }
@@ -546,6 +553,21 @@ PyTypeObject Sending_Type = {
     .tp_doc = "A sendto() to be awaited.",
 };
 
+/* One that has been done: to be awaited for the count. */
+PyObject *make_sent(Py_ssize_t size) {
+    PyObject *count = PyLong_FromSsize_t(size);
+    Sending *sending = count ? PyObject_GC_New(Sending, &Sending_Type) : NULL;
+    if (sending == NULL) {
+        Py_XDECREF(count);
+        return NULL;
+    }
+    alive_sendings++;
+    sending->data = count;
+    sending->stream = sending->address = sending->rest = NULL;
+    PyObject_GC_Track(sending);
+    return (PyObject *)sending;
+}
+
 static PyObject *stream_sendto(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names) {
     if (count == 2 && names == NULL && PyBytes_CheckExact(args[0]) && plain_socket(self) != NULL) {
         Sending *sending = PyObject_GC_New(Sending, &Sending_Type);
@@ -581,7 +603,7 @@ PyObject *install_stream_sendto(PyObject *module, PyObject *args) {
         return NULL;
     if (find_slot(type, "socket", &stream_socket) < 0)
         return NULL;
-    socket_type = (PyTypeObject *)Py_NewRef(socket);
+    plain_socket_type = (PyTypeObject *)Py_NewRef(socket);
     if (replace_method(type, &stream_sendto_method, &pure_stream_sendto) < 0)
         return NULL;
     Py_RETURN_NONE;

@@ -62,6 +62,9 @@ static PyMethodDef functions[] = {
     {"install_stream_sendto", install_stream_sendto, METH_VARARGS, NULL},
     {"receive_datagrams", (PyCFunction)(void (*)(void))receive_datagrams, METH_FASTCALL, NULL},
     {"send_from", (PyCFunction)(void (*)(void))send_from, METH_FASTCALL, NULL},
+    {"install_gathering", install_gathering, METH_VARARGS, NULL},
+    {"send_gathered", (PyCFunction)(void (*)(void))send_gathered, METH_FASTCALL, NULL},
+    {"wait_held_up", wait_held_up, METH_VARARGS, NULL},
     {"alive", alive, METH_NOARGS, "How many objects of each native type live."},
     {NULL},
 };

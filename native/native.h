@@ -11,6 +11,7 @@
 #include <structmember.h>
 
 #include <sys/epoll.h>
+#include <sys/socket.h>
 #include <sys/types.h>
 
 /* As in src/jackfield/reactor/pure.py and src/jackfield/reactor/cooperative.py: a test compares them. */
@@ -131,5 +132,16 @@ PyObject *install_sendto(PyObject *module, PyObject *args);
 PyObject *install_stream_sendto(PyObject *module, PyObject *args);
 PyObject *receive_datagrams(PyObject *module, PyObject *const *args, Py_ssize_t count);
 PyObject *send_from(PyObject *module, PyObject *const *args, Py_ssize_t count);
+extern PyObject *name_fileno;
+extern PyTypeObject *plain_socket_type;
+extern Py_ssize_t socket_family;
+socklen_t raw_address(int family, PyObject *address, struct sockaddr_storage *raw);
+int add_sent(PyObject *socket, Channel *channel, Py_ssize_t taken);
+PyObject *make_sent(Py_ssize_t size);
+
+/* gathering.c */
+PyObject *install_gathering(PyObject *module, PyObject *args);
+PyObject *send_gathered(PyObject *module, PyObject *const *args, Py_ssize_t count);
+PyObject *wait_held_up(PyObject *module, PyObject *args);
 
 #endif

@@ -27,7 +27,7 @@ LEVELS: list[set[str]] = [
     {"door", "beginning", "connecting", "tls"},
     {
         "handlers", "modes", "connections", "deadlines", "draining", "endings", "guard", "gate", "datagramgate",
-        "replies",
+        "replies", "gathering",
     },
     {"baseserver", "mixins", "socketserver", "serving", "server", "signals"},
     {"supervisor", "admin", "bench"},

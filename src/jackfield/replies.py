@@ -10,7 +10,7 @@ from typing import Any
 
 from .streams import AsyncSocket
 
-__all__ = ["GuardedAsyncSocket", "GuardedSocket", "MayReply"]
+__all__ = ["GuardedAsyncSocket", "GuardedSocket", "MayReply", "connected_to", "size_of"]
 
 #: Whether a datagram of so many bytes may be sent to a peer; it then counts as sent.
 MayReply = Callable[[Any, int], bool]

@@ -13,7 +13,7 @@ from jackfield.clock import MONOTONIC, Clock
 if TYPE_CHECKING:
     from jackfield.limits import Limits
 
-__all__ = ["DatagramGuard"]
+__all__ = ["NO_CLIENTS", "DatagramGuard"]
 
 #: Seconds after which an exchange that stood still is begun anew: a NAT keeps the mapping of one so long (RFC 4787 4.3
 #: recommends 5 minutes), so after that the address may be somebody else's.
@@ -22,7 +22,8 @@ FORGOTTEN_AFTER = 300.0
 #: Ports whose services answer whatever comes (echo, daytime, quote, chargen, time: RFC 862, 867, 865, 864, 868): one of
 #: them and a server answer each other for ever.  No client has such a port; FreeBSD's inetd looks for these, too.
 ANSWERING_PORTS = frozenset({7, 13, 17, 19, 37})
-_NO_CLIENTS = ANSWERING_PORTS | {0}
+#: Ports that no client has.
+NO_CLIENTS = ANSWERING_PORTS | {0}
 
 #: Hosts that are known by their text to be free, so that what a proxy on this machine forwards is judged at once.
 MOST_FREE = 256
@@ -80,13 +81,13 @@ class DatagramGuard(Guarded):
         One from port 0 is ``DENIED``: it is reserved, nothing sent there arrives, and it comes of forging (RFC 768).
         So is one from :data:`ANSWERING_PORTS` while there is a ``reply_rate_per_address``, also of who is exempt.
         """
-        if peer.__class__ is tuple and peer and peer[0] in self._free and peer[1] not in _NO_CLIENTS:
+        if peer.__class__ is tuple and peer and peer[0] in self._free and peer[1] not in NO_CLIENTS:
             return None
         source = source_of(peer)
         with self._lock:
             limits = self._limits
             refusal = None
-            if isinstance(source, bytes) and len(peer) > 1 and peer[1] in _NO_CLIENTS and (
+            if isinstance(source, bytes) and len(peer) > 1 and peer[1] in NO_CLIENTS and (
                 not peer[1] or limits.reply_rate_per_address is not None
             ):
                 refusal = Refusal.DENIED
@@ -99,6 +100,12 @@ class DatagramGuard(Guarded):
             if refusal is not None:
                 self._refusals[refusal] += 1
             return refusal
+
+    @property
+    def free(self) -> set[str]:
+        """Hosts, by their text, that are exempt and may come: :meth:`admit` takes whatever comes from a port of theirs
+        that is a client's, and :meth:`may_reply` lets out whatever goes there. Until other limits are set."""
+        return self._free
 
     def _admit_counted(self, key: Key, size: int) -> Refusal | None:
         seconds = self._now()

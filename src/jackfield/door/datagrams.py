@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 from jackfield.door.packetinfo import ANCILLARY_BYTES, PacketInfo, control_message, packet_info
 from jackfield.reactor.cooperative import CooperativeSocket
 from jackfield.reactor.twin import native
+from jackfield.socket import socket as _OurSocket
 
-__all__ = ["Datagram", "ReplySocket", "kernel_drops", "receive_batch", "reply_socket"]
+__all__ = ["Datagram", "ReplySocket", "kernel_drops", "receive_batch", "reply_socket", "sends_plainly"]
 
 LARGEST = 65535
 """Bytes; no UDP datagram is longer (its length field has 16 bits, RFC 768), so nothing is cut."""
@@ -82,6 +83,11 @@ def receive_batch(sock: _socket_std.socket, size: int = LARGEST, budget: int = B
     if native is not None and type(sock).recvmsg in _STRAIGHT and _family(sock) in _INTERNET:
         return _receive_natively(sock, size, budget)
     return _receive_purely(sock, size, budget)
+
+
+def sends_plainly(sock: _socket_std.socket) -> bool:
+    """Whether ``sendto`` of ``sock`` is what the kernel does with a datagram of the internet, and nothing else."""
+    return type(sock) is _OurSocket and sock.type == _socket_std.SOCK_DGRAM and _family(sock) in _INTERNET
 
 
 def _receive_natively(sock: _socket_std.socket, size: int, budget: int) -> Iterable[Datagram]:
@@ -162,6 +168,17 @@ class ReplySocket:
         self._socket = sock
         self._host = peer[0]
         self._local = local
+
+    @property
+    def host(self) -> str:
+        """Whose messages leave from that address."""
+        host: str = self._host
+        return host
+
+    @property
+    def control(self) -> Any:
+        """The ancillary message that says so, as the twin in use takes it."""
+        return self._local.control() if native is None else control_message(self._local)
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:

@@ -12,15 +12,18 @@ from operator import length_hint
 from typing import Any
 
 from ..door import Datagram
+from ..door.outgoing import Outgoing
 from ..reactor import current_reactor
+from ..streams import AsyncSocket
 from .datagrams import AsyncCrew, Crew
 
 
 class Batch:
     """What came at one go, and what becomes of each: ``work(datagram)`` handles it, ``failed(datagram, error)`` is told
-    what that raised, and ``lost(datagram, error)`` why there was no unit for it."""
+    what that raised, and ``lost(datagram, error)`` why there was no unit for it. ``outgoing`` gathers the replies, and
+    ``free`` are hosts whose replies no limit has a say in; None where each is sent by itself."""
 
-    __slots__ = ("crew", "failed", "items", "lost", "over", "peer", "turn", "work")
+    __slots__ = ("crew", "failed", "free", "items", "lost", "outgoing", "over", "peer", "turn", "work")
 
     def __init__(
         self,
@@ -28,8 +31,12 @@ class Batch:
         work: Callable[[Datagram], Any],
         failed: Callable[[Datagram, BaseException], object],
         lost: Callable[[Datagram, BaseException], object],
+        outgoing: Outgoing | None = None,
+        free: set[str] = frozenset(),  # type: ignore[assignment]
     ) -> None:
         self.items = iter(items)
+        self.outgoing = outgoing
+        self.free = free
         self.work = work
         self.failed = failed
         self.lost = lost
@@ -39,6 +46,19 @@ class Batch:
         #: Which worker has the batch.
         self.turn = 0
         self.over = False
+
+    def open(self) -> Outgoing | None:
+        """A worker begins with what is left: what gathers the replies of that."""
+        outgoing = self.outgoing
+        return outgoing if outgoing is not None and outgoing.open(self.free) else None
+
+    def close(self) -> Outgoing | None:
+        """The worker is through, or waits: what gathered the replies, if some of them are left to be sent."""
+        outgoing = self.outgoing
+        if outgoing is None:
+            return None
+        outgoing.close()
+        return None if outgoing.send() else outgoing
 
     def switch(self) -> None:
         """The look. Its turn comes after the first one of the worker, before anybody else takes up datagrams."""
@@ -60,6 +80,9 @@ class _InBatches(Crew):
 
     def go_on(self, batch: Batch) -> None:
         """The worker of ``batch`` waits in the midst of a datagram, or has ended by an error."""
+        left = batch.close()
+        if left is not None:
+            self._send_rest(left)
         if batch.peer is not _NOBODY:
             self._queue.hold(batch.peer)
             self._workers += 1
@@ -100,6 +123,16 @@ class _InBatches(Crew):
     def _work_off(self, batch: Batch, turn: int) -> Any:
         raise NotImplementedError
 
+    def _send_rest(self, outgoing: Outgoing) -> None:
+        """The kernel's buffer is full, or refuses a reply: a unit of its own waits, or is told."""
+        try:
+            self._mode.start(self._finish, outgoing)
+        except (OSError, RuntimeError):
+            pass  # as many units as there may be: the next one that has something to send sends these before
+
+    def _finish(self, outgoing: Outgoing) -> Any:
+        raise NotImplementedError
+
     def _left(self, batch: Batch, turn: int, peer: Any) -> None:
         """A worker ends in the middle of its work."""
         if batch.turn == turn:
@@ -111,9 +144,13 @@ class _InBatches(Crew):
 class GreenCrew(_InBatches):
     """A :class:`Crew` of green threads."""
 
+    def _finish(self, outgoing: Outgoing) -> None:
+        outgoing.finish()
+
     def _work_off(self, batch: Batch, turn: int) -> None:
         queue, work, peer = self._queue, batch.work, None
         idle = queue.idle  # and stays that: whoever lets others have a turn leaves this loop
+        outgoing = batch.open()
         try:
             for datagram in batch.items:
                 peer = datagram[1]
@@ -121,6 +158,8 @@ class GreenCrew(_InBatches):
                     self._put(batch, datagram)
                     continue
                 batch.peer = peer
+                if outgoing is not None:
+                    outgoing.peer = peer
                 try:
                     work(datagram)
                 except BaseException as error:
@@ -129,6 +168,9 @@ class GreenCrew(_InBatches):
                     break  # it has waited, and another has the batch
             else:
                 batch.over = True
+                left = batch.close()
+                if left is not None:
+                    left.finish()
                 return
         except BaseException:
             self._left(batch, turn, peer)
@@ -146,9 +188,13 @@ class GreenCrew(_InBatches):
 class AsyncBatchCrew(_InBatches, AsyncCrew):
     """The same with coroutines; ``work(datagram)`` gives one to be awaited."""
 
+    async def _finish(self, outgoing: Outgoing) -> None:
+        await outgoing.afinish(AsyncSocket)
+
     async def _work_off(self, batch: Batch, turn: int) -> None:
         queue, work, peer = self._queue, batch.work, None
         idle = queue.idle  # and stays that: whoever lets others have a turn leaves this loop
+        outgoing = batch.open()
         try:
             for datagram in batch.items:
                 peer = datagram[1]
@@ -156,6 +202,8 @@ class AsyncBatchCrew(_InBatches, AsyncCrew):
                     self._put(batch, datagram)
                     continue
                 batch.peer = peer
+                if outgoing is not None:
+                    outgoing.peer = peer
                 try:
                     await work(datagram)
                 except BaseException as error:
@@ -164,6 +212,9 @@ class AsyncBatchCrew(_InBatches, AsyncCrew):
                     break
             else:
                 batch.over = True
+                left = batch.close()
+                if left is not None:
+                    await left.afinish(AsyncSocket)
                 return
         except BaseException:
             self._left(batch, turn, peer)

@@ -10,11 +10,14 @@ from operator import itemgetter, length_hint
 from typing import TYPE_CHECKING, Any
 
 from ..admission import DatagramGuard
+from ..admission.datagrams import NO_CLIENTS
 from ..clock import MONOTONIC, Clock
 from ..door import Datagram, Listener, readable_peer, receive_batch, reply_socket
-from ..door.datagrams import LARGEST
+from ..door.datagrams import LARGEST, sends_plainly
+from ..door.outgoing import Outgoing
 from ..draining import says_goodbye
 from ..events import Reason
+from ..gathering import GatheringAsyncSocket, GatheringSocket
 from ..handlers import AsyncRequestHandler, BaseRequestHandler, life_of, run_handler, serve_with
 from ..limits import Limits
 from ..modes import AsyncBatchCrew, Batch, Crew, GreenCrew
@@ -31,6 +34,9 @@ if TYPE_CHECKING:
 DATAGRAM_UNITS = {"thread": 64, "green": 1000, "async": 1000}
 
 _CREWS = {"thread": Crew, "green": GreenCrew, "async": AsyncBatchCrew}
+
+#: Modes in which the handlers of one batch come one after another.
+_GATHERING = ("serial", "green", "async")
 
 _INTERNET = (_socket_std.AF_INET, _socket_std.AF_INET6)
 
@@ -63,6 +69,8 @@ class Datagrams:
         self._overflows = 0
         self._guard = _guard_of(limits, seat, clock)
         self._home = Home(listeners)
+        #: What gathers the replies of a batch, of each socket that has had one.
+        self._outgoing: dict[Listener, Outgoing] = {}
         #: What the children of process mode tell of their replies, once there is a limit of those.
         self._reports: Reports | None = None
         self._heed(limits)
@@ -75,6 +83,9 @@ class Datagrams:
 
     def close(self, listener: Listener) -> None:
         """``listener`` is about to be closed; any number of times."""
+        outgoing = self._outgoing.pop(listener, None)
+        if outgoing is not None:
+            outgoing.shut()
         self._home.leave(listener)
         if not self._home.listeners and self._reports is not None:
             self._reports.close()
@@ -163,12 +174,16 @@ class Datagrams:
                 self._reports = Reports(self._guard)
             self._reports.read()  # a child may have answered those who come now
         admit = self._guard.admit
-        ports = self._home.ports if self._stops_loops else ()
+        free = self._guard.free
+        ports = self._home.ports if self._stops_loops else frozenset()
+        odd = NO_CLIENTS.union(ports)
         taken = []
         refused: dict[Reason, list[Datagram]] = {}
         for datagram in batch:
             data, peer, _, local = datagram
-            if ports and type(peer) is tuple and peer[1] in ports and self._home.holds(peer, local):
+            if type(peer) is tuple and peer[0] in free and peer[1] not in odd:
+                taken.append(datagram)  # what admit() says, in the midst of many
+            elif ports and type(peer) is tuple and peer[1] in ports and self._home.holds(peer, local):
                 refused.setdefault(Reason.DENIED, []).append(datagram)
             elif (refusal := admit(peer, len(data))) is None:
                 taken.append(datagram)
@@ -203,28 +218,56 @@ class Datagrams:
             channel = getattr(listener.socket, "_channel", None)
             if channel is not None:
                 channel.streak = 0  # the others had their turn since the last batch
-            self.crew.take(Batch(batch, self._datagram_work(listener), self._datagram_failed, lost))
+            outgoing = self._gathering(listener, batch)
+            handle = self._datagram_work(listener, outgoing)
+            free = set() if outgoing is None else self._free_of_limits(batch)
+            self.crew.take(Batch(batch, handle, self._datagram_failed, lost, outgoing, free))
+
+    def _gathering(self, listener: Listener, batch: list[Datagram]) -> Outgoing | None:
+        """What gathers the replies of ``batch``; None for one alone, and by a socket that has a way of its own."""
+        if len(batch) < 2 or self.mode not in _GATHERING:
+            return None
+        outgoing = self._outgoing.get(listener)
+        if outgoing is None or outgoing.socket is not listener.socket:
+            if not sends_plainly(listener.socket):
+                return None
+            outgoing = self._outgoing[listener] = Outgoing(listener.socket, self._reply_failed)
+        return outgoing
+
+    def _free_of_limits(self, batch: list[Datagram]) -> set[Any]:
+        """Hosts whose replies nobody has to be asked about."""
+        return self._guard.free if self._guards_replies else {datagram[1][0] for datagram in batch}
 
     def _serve_in_turn(self, listener: Listener, batch: list[Datagram]) -> None:
-        work = self._datagram_work(listener)
+        outgoing = self._gathering(listener, batch)
+        work = self._datagram_work(listener, outgoing)
         items = iter(batch)
         try:
+            gathers = outgoing is not None and outgoing.open(self._free_of_limits(batch))
             for datagram in items:
+                if gathers:
+                    outgoing.peer = datagram[1]  # type: ignore[union-attr]
                 try:
                     work(datagram)
                 except BaseException as error:
                     self._datagram_failed(datagram, error)
         finally:
             self._dropped += length_hint(items)  # Ctrl-C: those that were read and that nobody serves now
+            if outgoing is not None:
+                outgoing.close()
+                outgoing.finish()
+
+    def _reply_failed(self, peer: Any, error: BaseException) -> None:
+        self._failed_unit(readable_peer(peer), error)
 
     def _datagram_failed(self, datagram: Datagram, error: BaseException) -> None:
         self._failed_unit(readable_peer(datagram.peer), error)
 
-    def _datagram_work(self, listener: Listener) -> Callable[[Datagram], Any]:
+    def _datagram_work(self, listener: Listener, outgoing: Outgoing | None) -> Callable[[Datagram], Any]:
         """What runs the handler for one datagram of ``listener``; the coroutine that does, for async."""
         sock, handler, owner = listener.socket, self.handler, self.owner
         is_async = self.mode == "async"
-        dress = self._dress(is_async)
+        dress = self._dress(is_async, outgoing)
         shared = sock if dress is None else dress(sock)
         base = AsyncRequestHandler if is_async else BaseRequestHandler
         plain = _is_plain(handler, base)
@@ -257,13 +300,22 @@ class Datagrams:
 
         return work
 
-    def _dress(self, is_async: bool) -> Callable[[Any], Any] | None:
+    def _dress(self, is_async: bool, outgoing: Outgoing | None) -> Callable[[Any], Any] | None:
         """What makes of a socket the one that the handler gets; None where it is that itself."""
-        if not self._guards_replies:
+        may_reply: MayReply = _always
+        if self._guards_replies:
+            may_reply = self._guard.may_reply if self._reports is None else self._reports.may_reply
+        elif outgoing is None:
             return AsyncSocket if is_async else None
-        may_reply: MayReply = self._guard.may_reply if self._reports is None else self._reports.may_reply
+        if outgoing is not None:
+            gathering = GatheringAsyncSocket if is_async else GatheringSocket
+            return lambda sock: gathering(sock, may_reply, outgoing)
         kind = GuardedAsyncSocket if is_async else GuardedSocket
         return lambda sock: kind(sock, may_reply)
+
+
+def _always(peer: Any, size: int) -> bool:
+    return True
 
 
 def _is_plain(handler: Any, base: type) -> bool:
