@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
-import ssl
 from collections.abc import Callable
 from typing import Any
 
@@ -82,33 +80,14 @@ def security_of(address: Address, options: argparse.Namespace) -> Callable[[Any]
 
     :raises UsageError: the flags contradict each other, or a file cannot be used.
     """
-    flags = ("tls_ca", "tls_cert", "tls_key", "servername", "insecure")
-    given = [flag for flag in flags if getattr(options, flag)]
-    if not address.is_tls:
-        if given:
-            raise UsageError(f"--{given[0].replace('_', '-')} goes with tls://, not {address}")
+    flags = ("tls", "tls_ca", "tls_cert", "tls_key", "tls_password_file", "servername", "alpn", "insecure")
+    if not address.is_tls and not any(getattr(options, flag) for flag in flags):
         return None
-    return _security(address, options)
+    from jackfield.cli.encrypted import parse_tls  # brings the reactor along: only who needs it pays for it
 
-
-def _security(address: Address, options: argparse.Namespace) -> Callable[[Any], Any]:
-    if options.insecure and options.tls_ca is not None:
-        raise UsageError("--tls-ca says whom to trust, and --insecure to trust anybody: choose one")
-    if options.tls_key is not None and options.tls_cert is None:
-        raise UsageError("--tls-key goes with a certificate: add --tls-cert FILE")
-    for flag, path in (("--tls-ca", options.tls_ca), ("--tls-cert", options.tls_cert), ("--tls-key", options.tls_key)):
-        if path is not None and not os.access(path, os.R_OK):
-            raise UsageError(f"{flag} {path}: there is no such file, or it may not be read")
-    try:
-        context = ssl.create_default_context(cafile=options.tls_ca)
-        if options.tls_cert is not None:
-            context.load_cert_chain(options.tls_cert, options.tls_key)
-    except (ssl.SSLError, OSError) as error:
-        raise UsageError(f"no certificate or key of --tls-ca, --tls-cert or --tls-key can be read: {error}") from None
-    if options.insecure:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    name = options.servername or address.host or "localhost"
+    terms = parse_tls(options, address)
+    assert terms is not None, "parse_tls raises where there is TLS to speak and no way to"
+    context, name = terms
 
     def secure(sock: Any) -> Any:
         return context.wrap_socket(sock, server_hostname=name, do_handshake_on_connect=False)
