@@ -286,26 +286,33 @@ static void tell_waits(PyObject *self, PyObject *what) {
     Py_XDECREF(old);
 }
 
+static int would_wait(void) { return errno == EAGAIN || errno == EWOULDBLOCK; }
+
 static PyObject *recv_plain(PyObject *self, int fd, Py_ssize_t size) {
     char small[LARGE], *buffer = small;
     PyObject *bytes = NULL;
-    ssize_t taken = -1;
+    ssize_t taken;
     if (size > LARGE) {
         bytes = PyBytes_FromStringAndSize(NULL, size);
         if (bytes == NULL)
             return NULL;
         buffer = PyBytes_AS_STRING(bytes);
     }
-    /* What a client says first has often come by the time that it is read: then there is nothing to wait for. */
-    if (SLOT(self, socket_received) == zero)
-        taken = recv(fd, buffer, size, MSG_DONTWAIT);
-    while (taken < 0) {
-        tell_waits(self, Py_True);
-        Py_BEGIN_ALLOW_THREADS
-        taken = recv(fd, buffer, size, 0);
-        Py_END_ALLOW_THREADS
-        tell_waits(self, Py_None);
-        if (failed_for_good(taken) < 0) {
+    /* What a client says first has often come by the time that it is read: then there is nothing to wait for. An error is
+     * told once: the next call would find an end in its place. */
+    for (int at_once = SLOT(self, socket_received) == zero;; at_once = 0) {
+        if (at_once) {
+            taken = recv(fd, buffer, size, MSG_DONTWAIT);
+        } else {
+            tell_waits(self, Py_True);
+            Py_BEGIN_ALLOW_THREADS
+            taken = recv(fd, buffer, size, 0);
+            Py_END_ALLOW_THREADS
+            tell_waits(self, Py_None);
+        }
+        if (taken >= 0)
+            break;
+        if (!(at_once && would_wait()) && failed_for_good(taken) < 0) {
             Py_XDECREF(bytes);
             return NULL;
         }
@@ -325,16 +332,20 @@ static PyObject *recv_plain(PyObject *self, int fd, Py_ssize_t size) {
  * buffer as a rule, and goes without waiting: to let go of the interpreter for that makes another thread run, and this
  * one wait for it, which is twice as much work as to send. */
 static PyObject *sendall_plain(PyObject *self, int fd, PyObject *data) {
-    ssize_t taken = -1;
-    if (PyBytes_GET_SIZE(data) <= LARGE)
-        taken = send(fd, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), MSG_NOSIGNAL | MSG_DONTWAIT);
-    while (taken < 0) {
-        tell_waits(self, Py_False);
-        Py_BEGIN_ALLOW_THREADS
-        taken = send(fd, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), MSG_NOSIGNAL);
-        Py_END_ALLOW_THREADS
-        tell_waits(self, Py_None);
-        if (failed_for_good(taken) < 0) {
+    ssize_t taken;
+    for (int at_once = PyBytes_GET_SIZE(data) <= LARGE;; at_once = 0) {
+        if (at_once) {
+            taken = send(fd, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), MSG_NOSIGNAL | MSG_DONTWAIT);
+        } else {
+            tell_waits(self, Py_False);
+            Py_BEGIN_ALLOW_THREADS
+            taken = send(fd, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), MSG_NOSIGNAL);
+            Py_END_ALLOW_THREADS
+            tell_waits(self, Py_None);
+        }
+        if (taken >= 0)
+            break;
+        if (!(at_once && would_wait()) && failed_for_good(taken) < 0) {
             set_bytes_sent();
             return NULL;
         }

@@ -89,7 +89,6 @@ def complaint(*arguments: str, code: int, cwd: Path | None = None, data: bytes =
         ("connect --tiemout 3s :9999", "did you mean --timeout?"),
         ("connect :9999 --port 3", "write it into the address"),
         ("connect :9999 --bind :3", "that is for serve"),
-        ("connect tls://localhost:9999", "openssl s_client -quiet -connect localhost:9999"),
         ("connect :9999 --send-only --recv-only", "choose one"),
         ("connect :9999 --expect (", "no regular expression"),
         ("connect :9999 --send \\q", "no escape \\q"),

@@ -25,12 +25,15 @@ pytestmark = pytest.mark.slow
 
 TARGETS = ("basic", "multi-user", "network", "shutdown", "sockets", "sysinit")
 
+#: Root's home.
+HOME = pwd.getpwuid(0).pw_dir
+
 #: A home that nobody else may enter has an interpreter in it, perhaps: there, everybody may, and that is all there is.
 OPENED = f"""
 mount -t tmpfs none /mnt
 mkdir /mnt/kept
 mount --bind {sys.base_prefix} /mnt/kept
-mount -t tmpfs -o mode=755 none /root
+mount -t tmpfs -o mode=755 none {HOME}
 mkdir -p {sys.base_prefix}
 mount --bind /mnt/kept {sys.base_prefix}
 """
@@ -39,7 +42,7 @@ FIRST = f"""
 mount -t cgroup2 none /sys/fs/cgroup
 mount -t tmpfs none /run
 mkdir -p /run/systemd/system
-{OPENED if sys.base_prefix.startswith("/root/") else ""}
+{OPENED if sys.base_prefix.startswith(f"{HOME}/") else ""}
 exec {SYSTEMD} --system --unit=chat.socket
 """
 

@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -134,6 +135,15 @@ def failing(pidfd_open: Any) -> Any:
     return opened
 
 
+def fields_of(owner: Any) -> Iterator[Any]:
+    """What an object has, in a dictionary or in slots."""
+    yield from vars(owner).values() if hasattr(owner, "__dict__") else ()
+    for kind in type(owner).__mro__:
+        for name in getattr(kind, "__slots__", ()):
+            if hasattr(owner, name):
+                yield getattr(owner, name)
+
+
 def test_a_fork_while_others_hold_the_servers_locks(monkeypatch: pytest.MonkeyPatch) -> None:
     """What another thread holds at the fork stays locked in the child for ever: neither what is done there before the
     handler nor what a handler asks the server may need it."""
@@ -149,7 +159,7 @@ def test_a_fork_while_others_hold_the_servers_locks(monkeypatch: pytest.MonkeyPa
         assert ask(server)
         service = server._service
         owners = (server, server._life, service, service.guard, service.guard.connections, service.units)
-        locks = [value for owner in owners for value in vars(owner).values() if isinstance(value, LOCKS)]
+        locks = [value for owner in owners for value in fields_of(owner) if isinstance(value, LOCKS)]
         assert locks, "or it says nothing"
 
         def fork_in_the_midst() -> int:

@@ -37,7 +37,6 @@ ANSWERS = {
     "-t": "processes are -w",
     "--threads": "processes are -w",
     "--concurrency": "connections are -c",
-    "-q": "a rate is -R",
     "--udp": "write udp://HOST:PORT",
     "-u": "write udp://HOST:PORT",
     "--ssl": "write tls://HOST:PORT, or --tls",
