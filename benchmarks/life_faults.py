@@ -97,7 +97,7 @@ def killed(mode: str) -> Figure:
     with serving(mode) as server, load(server, found):
         for _ in range(5):
             time.sleep(1.0)
-            victim, pause = server.kill_one()
+            victim, pause = server.kill_one(1)
             pauses.append(pause)
             wait(lambda: len(server.workers) == 2 and victim not in server.workers, "there are two")  # noqa: B023
         time.sleep(0.5)

@@ -123,7 +123,7 @@ class Soak:
         """A kill, then a reload, by turns."""
         if len(self.killed) <= self.reloads:
             at = time.monotonic()
-            victim, _ = self.server.kill_one()
+            victim, _ = self.server.kill_one(1)
             self.killed[victim] = at
             wait(lambda: len(self.server.workers) >= self.workers, "there are as many as before")
         else:

@@ -103,7 +103,8 @@ def test_what_was_counted_is_not_forgotten_with_a_worker(control: Path) -> None:
         with connect(server) as client:
             assert say(client, b"hello") == b"HELLO"
             assert counted()[:2] == (6, 30)
-            (pid,) = [row["pid"] for row in ctl(control, "workers") if row["connections"]]
+            # A worker shows it with its next sign of life.
+            (pid,) = until(lambda: [row["pid"] for row in ctl(control, "workers") if row["connections"]])
             os.kill(pid, signal.SIGKILL)
             until(lambda: pid not in serving(control) and len(serving(control)) == 2)
         assert counted()[:2] == (6, 30)
@@ -115,7 +116,7 @@ def test_a_worker_that_is_stuck_keeps_nobody_else_from_being_told_of(control: Pa
         first, _ = serving(control)
         os.kill(first, signal.SIGSTOP)
         try:
-            assert ctl(control, "status")["processes"] == 1
+            until(lambda: ctl(control, "status")["processes"] == 1)  # what is told may be half a second old
         finally:
             os.kill(first, signal.SIGCONT)
         until(lambda: ctl(control, "status")["processes"] == 2)
@@ -159,11 +160,11 @@ def test_an_upgrade_takes_the_endpoint_along(control: Path, tmp_path: Path) -> N
         os.kill(server.process.pid, signal.SIGUSR2)
         new = until(lambda: (pid := int(pid_file.read_text() or 0)) != server.process.pid and pid)
         try:
-            assert server.process.wait(SECONDS) == 0  # what it says on is the new one's, too
+            assert server.process.wait(SECONDS) == 0
             rows = ctl(control, "workers")
             assert not {row["pid"] for row in rows} & {row["pid"] for row in before}
             assert ctl(control, "status")["state"] == "ready"
         finally:
             os.kill(new, signal.SIGTERM)
-        until(lambda: not Path(f"/proc/{new}").exists())
+        server.process.communicate(timeout=SECONDS)  # where both speak: that ends with the new one
     assert not control.exists()

@@ -112,7 +112,9 @@ class Member:
         is_starting = self.state is WorkerState.STARTING
         if self.state is not WorkerState.STOPPING:
             self.move(WorkerState.STOPPING)
-        due = time.monotonic() + deadline + GIVE_UP + 1.0
+        # One that only begins has no use for the deadline. It may have missed the signal, too: one that comes just
+        # before a system call has its handler run after that, and a target that is being loaded may sleep for ever.
+        due = time.monotonic() + GIVE_UP + (0.0 if is_starting and not is_needed else deadline + 1.0)
         self.due = due if is_starting or self.due is None else min(self.due, due)
         asked = self.link.send(stop=deadline)
         if not asked or (is_starting and not is_needed):

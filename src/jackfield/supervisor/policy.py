@@ -36,6 +36,9 @@ RECYCLING_REST = 60.0
 #: Workers at most, where they become more one by one: a signal that is sent without end is not to fill the machine.
 MOST = 128
 
+#: Seconds that a turn may be late before it counts as one in which nothing on this machine, or in this container, ran.
+HELD_UP = 1.0
+
 #: Seconds between two tries to start a worker, where the machine has no room for one.
 NO_ROOM = 1.0
 

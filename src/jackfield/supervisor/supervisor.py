@@ -21,7 +21,7 @@ from .life import AT_WORK, WorkerState
 from .member import Member, describe_exit
 from .nursery import Nursery
 from .places import Places
-from .policy import EARLY, MOST, NO_ROOM, PACE, RECYCLING_REST, RECYCLING_STEP, REST, Recycling, Restarts
+from .policy import EARLY, HELD_UP, MOST, NO_ROOM, PACE, RECYCLING_REST, RECYCLING_STEP, REST, Recycling, Restarts
 from .rollover import Rollover
 from .worker import GIVE_UP, Worker
 
@@ -32,9 +32,6 @@ STOPPED, FAILED = 0, 1
 
 #: The same where a process cannot be watched by a descriptor.
 REAPING_STEP = 0.1
-
-#: Seconds that a turn may be late before it counts as one in which nothing on this machine, or in this container, ran.
-HELD_UP = 1.0
 
 
 class Supervisor(Errands):
@@ -298,6 +295,7 @@ class Supervisor(Errands):
     def _let_leave(self, member: Member) -> None:
         """Somebody has sent SIGTERM to this worker alone: another takes its place first."""
         if self.stopping or member.state is WorkerState.RETIRING:
+            member.due = self._ends_at or member.due  # it has begun, so it has the time that those who serve have
             member.stop(self.graceful_timeout)
         elif member.state is WorkerState.SERVING and not self._is_replaced(member):
             _log.info("%s is replaced: it was sent SIGTERM", member)
