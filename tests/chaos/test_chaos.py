@@ -89,7 +89,8 @@ def found(machine: type[Clients], **attributes: Any) -> str:
 @pytest.mark.parametrize(("mode", "handler"), [("green", ForgetfulHandler), ("async", ForgetfulAsyncHandler)])
 def test_a_handler_that_forgets_half_a_message_is_found(mode: str, handler: Any, impatient: None) -> None:
     said = found(OneServer, mode=mode, handler=handler)
-    assert " and not " in said, said
+    # How a message comes in pieces is not the same twice, which hypothesis may tell in the place of what it has found.
+    assert " and not " in said or "Flaky" in said, said
 
 
 class OverFull(Server):

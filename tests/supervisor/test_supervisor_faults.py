@@ -364,9 +364,11 @@ def test_a_disk_that_is_full_for_a_while_ends_nobody(tmp_path: Path) -> None:
                 os.kill(victim, signal.SIGKILL)
                 program.until_replaced(victim, 2)
                 assert program.ask("say on") == "on"
+            before = set(program.workers)
             assert program.reload() == "reloaded True"
+            until(lambda: not before & set(program.workers), "nobody wonders at the end of those who retire")
             program.send(signal.SIGTTIN)
-            until(lambda: len(program.workers) >= 3, "one more")
+            until(lambda: len(program.workers) == 3, "one more")
             assert program.ask("say on") == "on"
             with open(disk / "log", "rb") as written:
                 assert len(written.read()) <= size + 4096, "what was left of a page"

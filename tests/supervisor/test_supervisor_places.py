@@ -146,12 +146,18 @@ def test_each_worker_has_one_and_the_kernel_spreads(tmp_path: Path) -> None:
         assert program.end() == 0
 
 
+def states_of_threads(pid: int) -> set[str]:
+    return {stat.read_text().rpartition(")")[2].split()[0] for stat in Path(f"/proc/{pid}/task").glob("*/stat")}
+
+
 @pytest.fixture
 def waiting(tmp_path: Path) -> Iterator[tuple[Supervised, int, Client]]:
     """A program, a worker of it that is stopped, and a client that waits at its socket."""
     with Supervised(tmp_path, "thread", workers=2, addresses=[APART]) as program, ExitStack() as stack:
         stopped = program.workers[0]
         os.kill(stopped, signal.SIGSTOP)
+        # A thread that still runs would let the client in, and then be stopped.
+        until(lambda: states_of_threads(stopped) == {"T"}, "it is stopped")
         while True:
             client = stack.enter_context(program.client())
             client.tell("say on")
