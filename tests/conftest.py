@@ -55,8 +55,12 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError("the tests are bounded by pytest-timeout: pip install pytest-timeout")
 
 
-#: Folders whose tests are about whole programs: slow, all of them.
-SLOW_FOLDERS = {"benchmarks", "chaos", "docs", "examples", "real", "supervisor"}
+#: Folders whose tests one Python is enough for in .ci/run: those of whole programs, which are slow, and those of what
+#: asks nothing of the interpreter that differs from one version to the next.
+SLOW_FOLDERS = {
+    "admin", "admission", "bench", "benchmarks", "chaos", "docs", "door", "examples", "proxyproto", "real",
+    "supervisor",
+}  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
