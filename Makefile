@@ -21,6 +21,8 @@ PYTEST = $(VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal
 # What stands on the reactor, whose hot loops there are twice, in C and in Python.
 ON_THE_REACTOR = $(wildcard $(addprefix tests/,native reactor conformance cpython socketserver sync server modes door \
     test_adopt.py test_connecting.py test_differential.py test_redis.py test_testing.py))
+# What of it test-pure leaves out.
+LEAVE_OUT ?=
 
 # The tests start some two hundred interpreters, and each would compile what it imports anew.
 unexport PYTHONDONTWRITEBYTECODE
@@ -40,7 +42,7 @@ test: $(VENV)/.installed-dev
 	$(PYTEST) -o cache_dir=$(VENV)/.pytest_cache $(ARGS)
 
 test-pure: $(VENV)/.installed-dev
-	JACKFIELD_PURE=1 $(PYTEST) -o cache_dir=$(VENV)/.pytest_cache-pure $(ON_THE_REACTOR) $(ARGS)
+	JACKFIELD_PURE=1 $(PYTEST) -o cache_dir=$(VENV)/.pytest_cache-pure $(filter-out $(LEAVE_OUT),$(ON_THE_REACTOR)) $(ARGS)
 
 # The part in C built with the address and undefined-behaviour sanitizers, and what stands on it run on that.
 sanitized: $(VENV)/.installed-dev
