@@ -203,6 +203,8 @@ def test_a_kill_before_an_offload_has_a_thread_takes_it_back(monkeypatch: pytest
         run(main)
 
 
+# One time in ten, on a busy machine, the reactor that has ended is still there; who holds it is not known yet.
+@pytest.mark.leaks("the thread of the call may be the last to know of the reactor")
 def test_the_end_of_an_offload_after_the_end_of_the_loop_disturbs_nobody(caplog: pytest.LogCaptureFixture) -> None:
     started, hold, ended = threading.Event(), threading.Event(), threading.Event()
 
