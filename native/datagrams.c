@@ -358,14 +358,7 @@ static PyObject *socket_sendto(PyObject *self, PyObject *const *args, Py_ssize_t
             break;
         }
     }
-    PyObject *call[8] = {self};
-    if (count > 7) {
-        PyErr_SetString(PyExc_TypeError, "too many arguments");
-        return NULL;
-    }
-    for (Py_ssize_t i = 0; i < count; i++)
-        call[i + 1] = args[i];
-    return PyObject_Vectorcall(pure_sendto, call, count + 1, NULL);
+    return call_pure(pure_sendto, self, args, count, NULL);
 }
 
 static PyMethodDef sendto_method = {"sendto", (PyCFunction)(void (*)(void))socket_sendto, METH_FASTCALL,
@@ -581,15 +574,7 @@ static PyObject *stream_sendto(PyObject *self, PyObject *const *args, Py_ssize_t
         PyObject_GC_Track(sending);
         return (PyObject *)sending;
     }
-    Py_ssize_t all = count + (names ? PyTuple_GET_SIZE(names) : 0);
-    PyObject *call[8] = {self};
-    if (all > 7) {
-        PyErr_SetString(PyExc_TypeError, "too many arguments");
-        return NULL;
-    }
-    for (Py_ssize_t i = 0; i < all; i++)
-        call[i + 1] = args[i];
-    return PyObject_Vectorcall(pure_stream_sendto, call, count + 1, names);
+    return call_pure(pure_stream_sendto, self, args, count, names);
 }
 
 static PyMethodDef stream_sendto_method = {"sendto", (PyCFunction)(void (*)(void))stream_sendto,

@@ -81,17 +81,6 @@ done:
     return outcome;
 }
 
-static PyObject *call_pure(PyObject *pure, PyObject *self, PyObject *const *args, Py_ssize_t count) {
-    PyObject *call[8] = {self};
-    if (count > 7) {
-        PyErr_SetString(PyExc_TypeError, "too many arguments");
-        return NULL;
-    }
-    for (Py_ssize_t i = 0; i < count; i++)
-        call[i + 1] = args[i];
-    return PyObject_Vectorcall(pure, call, count + 1, NULL);
-}
-
 static PyObject *gathering_sendto(PyObject *self, PyObject *const *args, Py_ssize_t count) {
     switch (count == 2 ? gather(self, args[0], args[1]) : WAIT) {
     case DONE:
@@ -101,7 +90,7 @@ static PyObject *gathering_sendto(PyObject *self, PyObject *const *args, Py_ssiz
     case WAIT:
         break;
     }
-    return call_pure(pure_sendto, self, args, count);
+    return call_pure(pure_sendto, self, args, count, NULL);
 }
 
 static PyObject *async_sendto(PyObject *self, PyObject *const *args, Py_ssize_t count) {
@@ -111,7 +100,7 @@ static PyObject *async_sendto(PyObject *self, PyObject *const *args, Py_ssize_t 
         outcome = gather(blocking, args[0], args[1]);
     if (outcome == DONE)
         return make_sent(PyBytes_GET_SIZE(args[0]));
-    return outcome == FAILED ? NULL : call_pure(pure_async_sendto, self, args, count);
+    return outcome == FAILED ? NULL : call_pure(pure_async_sendto, self, args, count, NULL);
 }
 
 static PyMethodDef sendto_method = {"sendto", (PyCFunction)(void (*)(void))gathering_sendto, METH_FASTCALL,

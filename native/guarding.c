@@ -186,17 +186,6 @@ static int is_common(PyObject *guard) {
            Py_IS_TYPE(SLOT(guard, guard_deadlines), deadlines_type) && PyTuple_GET_SIZE(told) == 0;
 }
 
-static PyObject *call_pure(PyObject *function, PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names) {
-    PyObject *call[8] = {self};
-    Py_ssize_t all = count + (names == NULL ? 0 : PyTuple_GET_SIZE(names));
-    if (all > 7) {
-        PyErr_SetString(PyExc_TypeError, "too many arguments");
-        return NULL;
-    }
-    memcpy(call + 1, args, all * sizeof *args);
-    return PyObject_Vectorcall(function, call, count + 1, names);
-}
-
 static PyObject *guard_let_in(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names) {
     PyObject *table = SLOT(self, guard_connections), *connection;
     if (count != 3 || names != NULL || !is_common(self) || SLOT(table, connections_on_lost) != Py_None)

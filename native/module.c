@@ -44,6 +44,19 @@ int replace_method(PyObject *type, PyMethodDef *method, PyObject **pure) {
     return failed;
 }
 
+/* Calls the method that was kept, with the arguments of the native one that has left it to it. */
+PyObject *call_pure(PyObject *pure, PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names) {
+    PyObject *call[8] = {self};
+    Py_ssize_t all = count + (names == NULL ? 0 : PyTuple_GET_SIZE(names));
+    if (all > 7) {
+        PyErr_SetString(PyExc_TypeError, "too many arguments");
+        return NULL;
+    }
+    for (Py_ssize_t i = 0; i < all; i++)
+        call[i + 1] = args[i];
+    return PyObject_Vectorcall(pure, call, count + 1, names);
+}
+
 static PyObject *alive(PyObject *module, PyObject *unused) {
     return Py_BuildValue("{snsnsnsnsn}", "Channel", alive_channels, "Core", alive_cores, "Receive", alive_receives,
                          "Sending", alive_sendings, "Load", alive_loads);

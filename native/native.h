@@ -83,6 +83,7 @@ struct place {
 int find_slot(PyObject *type, const char *name, Py_ssize_t *offset);
 int find_slots(PyObject *type, const struct place *places);
 int replace_method(PyObject *type, PyMethodDef *method, PyObject **pure);
+PyObject *call_pure(PyObject *pure, PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names);
 static inline int is_somebody(PyObject *waiter) { return waiter != NULL && waiter != Py_None; }
 Channel *usable_channel(PyObject *socket, PyObject *poller);
 

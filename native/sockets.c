@@ -368,18 +368,6 @@ static void find_descriptor(PyObject *unopened) {
 
 /* -- the methods ---------------------------------------------------------------------------------------------------- */
 
-static PyObject *call_pure(PyObject *function, PyObject *self, PyObject *const *args, Py_ssize_t count) {
-    PyObject *call[8];
-    if (count > 7) {
-        PyErr_SetString(PyExc_TypeError, "too many arguments");
-        return NULL;
-    }
-    call[0] = self;
-    for (Py_ssize_t i = 0; i < count; i++)
-        call[i + 1] = args[i];
-    return PyObject_Vectorcall(function, call, count + 1, NULL);
-}
-
 static PyObject *socket_recv(PyObject *self, PyObject *const *args, Py_ssize_t count) {
     PyObject *green = GREENLET_CURRENT(), *result;
     if (green == NULL)
@@ -391,7 +379,7 @@ static PyObject *socket_recv(PyObject *self, PyObject *const *args, Py_ssize_t c
         if (asked > 0 && asked < ABSURD)
             return recv_plain(self, fd, asked);
         PyErr_Clear(); /* more than fits: told as the standard library tells it */
-        return call_pure(recv_otherwise, self, args, count);
+        return call_pure(recv_otherwise, self, args, count, NULL);
     }
     Channel *channel = usable_channel(self, SLOT(green, green_poller));
     Py_ssize_t size = count == 1 && channel != NULL && SLOT(self, socket_patience) == Py_None && PyLong_CheckExact(args[0])
@@ -402,7 +390,7 @@ static PyObject *socket_recv(PyObject *self, PyObject *const *args, Py_ssize_t c
     if (size > 0 && size < ABSURD)
         result = recv_green(self, channel, green, size);
     else
-        result = call_pure(recv_otherwise, self, args, count);
+        result = call_pure(recv_otherwise, self, args, count, NULL);
     Py_DECREF(green);
     return result;
 }
@@ -418,7 +406,7 @@ static PyObject *socket_sendall(PyObject *self, PyObject *const *args, Py_ssize_
     if (fd >= 0)
         return sendall_plain(self, fd, args[0]);
     if (channel == NULL || !channel->writable || count != 1 || !PyBytes_CheckExact(args[0]))
-        return call_pure(sendall_otherwise, self, args, count);
+        return call_pure(sendall_otherwise, self, args, count, NULL);
     Py_ssize_t taken;
     switch (send_now(self, channel, args[0], &taken)) {
     case DONE:

@@ -281,19 +281,6 @@ PyTypeObject Done_Type = {
 
 /* -- the methods --------------------------------------------------------------------------------------------------- */
 
-static PyObject *call_pure(PyObject *function, PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names) {
-    Py_ssize_t all = count + (names ? PyTuple_GET_SIZE(names) : 0);
-    PyObject *call[8];
-    if (all > 7) {
-        PyErr_SetString(PyExc_TypeError, "too many arguments");
-        return NULL;
-    }
-    call[0] = self;
-    for (Py_ssize_t i = 0; i < all; i++)
-        call[i + 1] = args[i];
-    return PyObject_Vectorcall(function, call, count + 1, names);
-}
-
 /* The channel of a stream's socket, if nothing has to be thought about first; borrowed. */
 static Channel *stream_channel(PyObject *self, PyObject **socket) {
     *socket = SLOT(self, stream_socket);

@@ -7,16 +7,14 @@ units than ours and the targets that these are ordered by.
 from __future__ import annotations
 
 import ast
-import os
 import pwd
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_real_systemd_manager import SYSTEMD, Manager, make_group, remove_group
+from test_real_systemd_manager import SYSTEMD, Manager, skip_unless_possible
 
 from jackfield.cli.systemd import units_of
 from ports import port_to_bind
@@ -76,17 +74,7 @@ class SystemManager(Manager):
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    for program in (SYSTEMD, "systemctl", "unshare"):
-        if shutil.which(program) is None:
-            pytest.skip(f"no {program} on this machine: install Debian's packages systemd and util-linux")
-    if os.geteuid() != 0:
-        pytest.skip("only root may make the namespaces and the control group for it")
-    if Path(__file__).is_relative_to("/tmp"):
-        pytest.skip("this checkout is below /tmp, which the units' PrivateTmp= hides")
-    try:
-        remove_group(make_group())
-    except OSError as error:
-        pytest.skip(f"no control group may be made here: {error.strerror}")
+    skip_unless_possible()
     with tempfile.TemporaryDirectory(prefix="jackfield-") as name:
         Path(name).chmod(0o755)  # the user that is made reads the program
         yield Path(name)

@@ -169,8 +169,8 @@ def folder() -> Iterator[Path]:
         yield Path(name)
 
 
-def in_systemd(folder: Path, *words: str, **changes: str) -> contextlib.AbstractContextManager[Manager]:
-    """A manager of a server with these words on its command line, its units changed so."""
+def skip_unless_possible() -> None:
+    """Skips where no such manager can be started, and says why."""
     for program in (SYSTEMD, "systemctl", "unshare"):
         if shutil.which(program) is None:
             pytest.skip(f"no {program} on this machine: install Debian's packages systemd and util-linux")
@@ -182,6 +182,11 @@ def in_systemd(folder: Path, *words: str, **changes: str) -> contextlib.Abstract
         remove_group(make_group())
     except OSError as error:
         pytest.skip(f"no control group may be made here: {error.strerror}")
+
+
+def in_systemd(folder: Path, *words: str, **changes: str) -> contextlib.AbstractContextManager[Manager]:
+    """A manager of a server with these words on its command line, its units changed so."""
+    skip_unless_possible()
     return _in_systemd(folder, words, changes)
 
 

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 
-from jackfield.cli import exits
+from jackfield.cli import exits, tlsflags
 from jackfield.cli.arguments import UsageError, count, duration, size
 from jackfield.cli.text import complain
 
@@ -109,15 +109,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="exit code 1 if so: 'p99>50ms', 'rate<1000', 'errors>0.1%%', with --compare 'p99>1.2x'; may be repeated",
     )  # fmt: skip
 
-    tls = parser.add_argument_group("TLS")
-    tls.add_argument("--tls", action="store_true", help="speak TLS, as with tls://; also over unix:")
-    tls.add_argument("--tls-ca", metavar="FILE", help="trust these authorities, in PEM, in place of the machine's")
-    tls.add_argument("--tls-cert", metavar="FILE", help="this side's own certificate, for a server that asks for one")
-    tls.add_argument("--tls-key", metavar="FILE", help="its key, where that is not in the same file")
-    tls.add_argument("--tls-password-file", metavar="FILE", help="the password of the key, in the first line")
-    tls.add_argument("--servername", metavar="NAME", help="whom the certificate has to be for (default: the host)")
-    tls.add_argument("--alpn", metavar="LIST", help="protocols to offer, the dearest first, with commas between them")
-    tls.add_argument("-k", "--insecure", action="store_true", help="do not check to whom it speaks")
+    tlsflags.configure(parser)
 
 
 def _rate(text: str) -> float:

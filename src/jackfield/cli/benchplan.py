@@ -10,6 +10,7 @@ from jackfield.address import Address
 from jackfield.bench.plan import MOST_BYTES, Plan, default_payload
 from jackfield.cli.arguments import UsageError
 from jackfield.cli.script import parse_step
+from jackfield.cli.tlsflags import terms_of
 
 __all__ = ["plan_of", "security_of"]
 
@@ -80,13 +81,9 @@ def security_of(address: Address, options: argparse.Namespace) -> Callable[[Any]
 
     :raises UsageError: the flags contradict each other, or a file cannot be used.
     """
-    flags = ("tls", "tls_ca", "tls_cert", "tls_key", "tls_password_file", "servername", "alpn", "insecure")
-    if not address.is_tls and not any(getattr(options, flag) for flag in flags):
+    terms = terms_of(options, address)
+    if terms is None:
         return None
-    from jackfield.cli.encrypted import parse_tls  # brings the reactor along: only who needs it pays for it
-
-    terms = parse_tls(options, address)
-    assert terms is not None, "parse_tls raises where there is TLS to speak and no way to"
     context, name = terms
 
     def secure(sock: Any) -> Any:

@@ -7,7 +7,7 @@ import contextlib
 import os
 import sys
 
-from jackfield.cli import exits
+from jackfield.cli import exits, tlsflags
 from jackfield.cli.arguments import UsageError, duration
 from jackfield.cli.text import complain
 
@@ -15,10 +15,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, BinaryIO, NoReturn
 
-    from jackfield.address import Address
     from jackfield.cli.conversation import Conversation
     from jackfield.cli.dial import Line
-    from jackfield.cli.encrypted import Terms
 
 __all__ = ["ANSWERS", "EXAMPLES", "configure", "run"]
 
@@ -110,15 +108,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     network.add_argument("--allow-broadcast", action="store_true", help="permit udp:// to a broadcast address")
 
-    tls = parser.add_argument_group("TLS")
-    tls.add_argument("--tls", action="store_true", help="speak TLS, as with tls://; also over unix:")
-    tls.add_argument("--tls-ca", metavar="FILE", help="trust these authorities, in PEM, in place of the machine's")
-    tls.add_argument("--tls-cert", metavar="FILE", help="this side's own certificate, for a server that asks for one")
-    tls.add_argument("--tls-key", metavar="FILE", help="its key, where that is not in the same file")
-    tls.add_argument("--tls-password-file", metavar="FILE", help="the password of the key, in the first line")
-    tls.add_argument("--servername", metavar="NAME", help="whom the certificate has to be for (default: the host)")
-    tls.add_argument("--alpn", metavar="LIST", help="protocols to offer, the dearest first, with commas between them")
-    tls.add_argument("-k", "--insecure", action="store_true", help="do not check to whom it speaks")
+    tlsflags.configure(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -140,7 +130,7 @@ def run(options: argparse.Namespace) -> int:
     source = parse_source(options.source) if options.source is not None else None
     proxy = parse_introduction(options.send_proxy, options.proxy_source)
     steps = [parse_step(flag, text) for flag, text in options.steps or ()]
-    tls = _tls(options, address)
+    tls = tlsflags.terms_of(options, address)
 
     hold_standard_descriptors()
     # Whoever ends this process politely expects it to tidy up; Python's default would not run the `finally`s.
@@ -166,15 +156,6 @@ def run(options: argparse.Namespace) -> int:
         if options.send_only or options.recv_only or not _on_terminal():
             return _pipe(conversation, options, read_input=not options.recv_only)
         return _chat(conversation, options)
-
-
-def _tls(options: argparse.Namespace, address: Address) -> Terms | None:
-    flags = ("tls", "tls_ca", "tls_cert", "tls_key", "tls_password_file", "servername", "alpn", "insecure")
-    if not address.is_tls and not any(getattr(options, flag) for flag in flags):
-        return None
-    from jackfield.cli.encrypted import parse_tls  # brings the reactor along: only who needs it pays for it
-
-    return parse_tls(options, address)
 
 
 def _leave(number: int, _frame: object) -> NoReturn:

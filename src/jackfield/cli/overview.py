@@ -1,5 +1,5 @@
 """The flags of ``serve`` by which a running server is seen and told something: the admin endpoint, the control socket
-that ``ctl`` and ``top`` talk to, and the access log.
+that ``ctl`` talks to, and the access log.
 
 The control socket is there without being asked for where a user has a folder for such things (``$XDG_RUNTIME_DIR``,
 which no other user can enter). It costs a descriptor and a thread that waits: what answers is imported when somebody
@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import threading
 
 from jackfield.cli.arguments import Switch, UsageError, address
 
@@ -43,7 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--admin-token-file", metavar="FILE", help="whoever looks has to know what is in its first line")
     group.add_argument(
         "--control-socket", metavar="PATH|off", default="auto",
-        help="what ctl and top talk to (default: NAME.ctl in $XDG_RUNTIME_DIR/jackfield, if there is such a folder)",
+        help="what ctl talks to (default: NAME.ctl in $XDG_RUNTIME_DIR/jackfield, if there is such a folder)",
     )  # fmt: skip
     group.add_argument("--access-log", action=Switch, help="a line in the log for each connection when it has ended")
 
@@ -132,7 +131,6 @@ class Overview:
         elif self.on_demand:
             stack.callback(_OnDemand(self.on_demand, open_endpoint).close)
 
-
     @contextlib.contextmanager
     def supervise(
         self, supervisor: Supervisor, config: Callable[[], list[dict[str, Any]]]
@@ -198,6 +196,8 @@ class _OnDemand:
         self._listeners = listeners
         self._open = open_endpoint
         self._endpoint: AdminEndpoint | None = None
+        import threading  # late, as this module is there for --help, too
+
         self._bell, self._rings = os.pipe()
         self._thread = threading.Thread(target=self._wait, name="jackfield-control", daemon=True)
         self._thread.start()

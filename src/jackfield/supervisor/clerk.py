@@ -19,7 +19,7 @@ from ..errors import JackfieldError
 from .life import WorkerState
 from .link import Link, written
 from .member import Member, describe_exit
-from .nursery import HELD
+from .nursery import forked
 from .supervisor import Supervisor
 from .worker import NOT_FOR_WORKERS
 
@@ -61,20 +61,20 @@ class Clerk:
         except OSError as error:
             self._try_again(f"could not be started: {error.strerror}")
             return
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
+
+        def begin() -> NoReturn:
+            link.close()
+            self._begin(theirs)
+
         try:
-            pid = os.fork()
-            if pid == 0:
-                link.close()
-                self._begin(theirs)
+            self._pid = forked(begin)
         except OSError as error:
             link.close()
             self._try_again(f"could not be started: {error.strerror}")
             return
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             theirs.close()
-        self._pid, self._link = pid, link
+        self._link = link
         self._keep_records()
         self._supervisor.watch(link.fileno(), self._hear)
 

@@ -8,7 +8,6 @@ copies nothing and waits for nobody.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import socket as _socket_std
@@ -92,6 +91,6 @@ def written(value: Any) -> int:
 
 def taken(fd: int) -> Any:
     """What is in it; it is closed. ValueError if that is no JSON."""
-    with contextlib.closing(os.fdopen(fd, "rb")) as file:
+    with os.fdopen(fd, "rb") as file:
         file.seek(0)
         return json.load(file)

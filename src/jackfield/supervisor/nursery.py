@@ -23,10 +23,23 @@ from .worker import FAILED, Worker
 _log = logging.getLogger("jackfield.supervisor")
 
 #: Signals that wait while a worker is forked: they would meet the supervisor's handlers in it.
-HELD = (
+_HELD = (
     signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN,
     signal.SIGTTOU, signal.SIGCHLD,
 )  # fmt: skip
+
+
+def forked(begin: Callable[[], object]) -> int:
+    """The pid of a process in which ``begin()`` runs and never returns, with those signals held back; here they are as
+    they were. OSError if there is no room for one (EAGAIN, ENOMEM)."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
+    try:
+        pid = os.fork()
+        if pid == 0:
+            begin()
+        return pid
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Nursery:
@@ -63,23 +76,22 @@ class Nursery:
             self._board.give_back(row)
             raise StartError(f"no worker can be started: {error.strerror}") from error
         slot = self._shares.take()
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
+
+        def begin_here() -> None:
+            ours.close()
+            self._begin(family, begin, slot, Worker(
+                theirs, self._board, row, patience=patience, graceful_timeout=graceful_timeout,
+                number=self._numbers + 1,
+            ))  # fmt: skip
+
         try:
-            pid = os.fork()
-            if pid == 0:
-                self._numbers += 1
-                ours.close()
-                self._begin(family, begin, slot, Worker(
-                    theirs, self._board, row, patience=patience, graceful_timeout=graceful_timeout,
-                    number=self._numbers,
-                ))  # fmt: skip
+            pid = forked(begin_here)
         except OSError as error:  # EAGAIN, ENOMEM
             ours.close()
             self._board.give_back(row)
             self._shares.give_back(slot)
             raise StartError(f"no worker can be started: {error.strerror}") from error
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             theirs.close()
         self._numbers += 1
         member = Member(self._numbers, pid, ours, self._board, row, now, recycling.drawn(self._chance))
